@@ -1,0 +1,1 @@
+"""Models: networks, training engine, and the data sets they read from a published snapshot."""
