@@ -1,0 +1,113 @@
+"""Taking stock: what a refresh finds, plans and already has. Knows no scheduler, so that a dry run needs none."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from flows.progress import Progress
+from storage import snapshot as snapshots
+from storage.catalog import Dataset, load_dataset
+from storage.hash_cache import HashCache
+from storage.lock import writer_lock
+from storage.objects import ObjectStore
+from storage.snapshot import Snapshot
+from tasks.inventory import Inventory, header_seconds, take_inventory
+from tasks.pending import ShardWork, find_work, resolve_features, reusable_shards
+from tasks.plan import Plan, make_plan
+from tasks.publish import ShardResults
+
+
+class RefreshOptions(BaseModel):
+    """What a refresh can be told.
+
+    Attributes:
+        dataset: block of datasets.yaml.
+        store: folder of the dataset's store.
+        catalog: another datasets.yaml.
+        workers: processes; only used to bound how many shards are in flight.
+        limit: at most this many sources that the parent snapshot does not know.
+        retry_failed: leave new sources aside, work on those that failed in the last run.
+        wait_s: how long to wait for another writer.
+        is_quiet: no progress on the terminal.
+    """
+
+    dataset: str
+    store: Path
+    catalog: Path | None = None
+    workers: int = 2
+    limit: int | None = None
+    retry_failed: bool = False
+    wait_s: float = 0.0
+    is_quiet: bool = True
+
+
+@dataclass(slots=True)
+class Run:
+    """What one refresh knows: filled from top to bottom of the flow."""
+
+    options: RefreshOptions
+    dataset: Dataset
+    objects: ObjectStore
+    progress: Progress
+    params: Mapping[str, BaseModel]
+    skipped: Mapping[str, str]
+    results: list[ShardResults] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    broken: list[ShardWork] = field(default_factory=list)
+    num_new: int = 0
+
+
+@contextmanager
+def open_run(options: RefreshOptions) -> Iterator[Run]:
+    """The store, locked for this run; what killed runs left behind is swept."""
+    with writer_lock(options.store, options.wait_s):
+        run = new_run(options)
+        snapshots.bind_store(options.store, run.dataset.name)
+        run.objects.sweep_staging()
+        try:
+            yield run
+        finally:
+            run.progress.close()
+
+
+def new_run(options: RefreshOptions) -> Run:
+    """A run of which nothing is known yet."""
+    dataset = load_dataset(options.dataset, options.catalog)
+    params, skipped = resolve_features(dataset)
+    return Run(options, dataset, ObjectStore(options.store), Progress(options.is_quiet), params, skipped)
+
+
+def take_stock(run: Run) -> tuple[Inventory, Plan, list[ShardWork]]:
+    """Inventory, plan, and what of it is in the store; reads files, computes nothing."""
+    with run.progress.step("inventory", "tree"):
+        cache = HashCache(run.options.store / "state" / "files.json", header_seconds)
+        inventory = take_inventory(run.dataset, cache)
+        cache.save()
+    with run.progress.step("plan", "plan"):
+        parent = snapshots.latest(run.options.store)
+        inventory = _limited(inventory, parent, run.options)
+        shards = [entry.shard() for entry in parent.body.shards] if parent else []
+        known = {
+            member.source_id: member for entry in (parent.body.shards if parent else ()) for member in entry.members
+        }
+        known |= {source.source_id: source.member() for source in inventory.sources if source.is_usable}
+        reusable = reusable_shards(shards, known, run.dataset, run.objects)
+        plan = make_plan(inventory.sources, shards, reusable, run.dataset.shard_minutes)
+        work = find_work(plan, known, run.dataset, run.params, run.objects)
+    return inventory, plan, work
+
+
+def _limited(inventory: Inventory, parent: Snapshot | None, options: RefreshOptions) -> Inventory:
+    """The sources the parent has a final answer for, and at most `limit` others; with retry_failed only failed ones."""
+    if options.limit is None and not options.retry_failed:
+        return inventory
+    states = {row["path_hex"]: row["state"] for row in parent.source_table.to_pylist()} if parent else {}
+    old = [source for source in inventory.sources if states.get(source.path_hex, "failed") != "failed"]
+    new = [source for source in inventory.sources if states.get(source.path_hex, "failed") == "failed"]
+    if options.retry_failed:
+        new = [source for source in new if source.path_hex in states]
+    chosen = sorted([*old, *new[: options.limit]], key=lambda source: bytes.fromhex(source.path_hex))
+    return replace(inventory, sources=tuple(chosen))

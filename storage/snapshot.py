@@ -1,0 +1,314 @@
+"""Snapshots: immutable, numbered lists of what a data set consists of; what training reads.
+
+    <store>/store.json               which dataset the store holds
+    <store>/snapshots/000042.json    id, time of publication, body; created exclusively, never changed
+
+The id is the SHA-256 of the canonical body. The body holds no path, host or time, so equal data have equal ids.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import ConfigError, SnapshotConflict, StoreCorrupt
+from storage.files import create_exclusive, make_dir
+from storage.frame_store import FrameStore
+from storage.keys import canonical_json, sha256_hex
+from storage.objects import ObjectRef, ObjectStore
+from storage.records import Member, Shard
+from storage.tables import read_row, read_table
+
+SCHEMA_VERSION = 1
+CLIPS_TABLE = "clips.parquet"
+SOURCES_TABLE = "sources.parquet"
+
+
+class ShardEntry(BaseModel):
+    """One shard of a snapshot: its sources and the objects made of it.
+
+    Attributes:
+        shard_id, minutes: see storage.records.Shard.
+        members: its sources in order, also those that are gone by now.
+        cut: reference of the cut.
+        features: extractor -> reference.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard_id: str
+    members: tuple[Member, ...]
+    minutes: float
+    cut: ObjectRef
+    features: dict[str, ObjectRef]
+
+    def shard(self) -> Shard:
+        """The shard this entry is about."""
+        return Shard(self.shard_id, tuple(member.source_id for member in self.members), self.minutes)
+
+
+class SnapshotBody(BaseModel):
+    """What the id is the hash of.
+
+    Attributes:
+        dataset: name of the block in datasets.yaml.
+        number: 1, 2, 3 ...
+        parent: id of the snapshot before, None for the first.
+        config: the resolved block, without its root.
+        code_version: version of this package that published it.
+        shards: in the order of the plan.
+        tables: object with clips.parquet and sources.parquet.
+        counts: sources by state, clips by outcome, frames, and so on; they close (see tasks.publish).
+        splits: split -> number of kept clips.
+        skipped_features: extractor -> why it did not run here.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    dataset: str
+    number: int
+    parent: str | None
+    config: dict[str, Any]
+    code_version: str
+    shards: tuple[ShardEntry, ...]
+    tables: ObjectRef
+    counts: dict[str, Any]
+    splits: dict[str, int]
+    skipped_features: dict[str, str]
+
+    def snapshot_id(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return sha256_hex(canonical_json(self.model_dump(mode="json")))
+
+    def contents(self) -> dict[str, Any]:
+        """What is compared to tell whether anything changed: all but place in the line and publishing code."""
+        return self.model_dump(mode="json", exclude={"number", "parent", "code_version"})
+
+    def objects(self) -> Iterator[ObjectRef]:
+        """Every object the snapshot needs."""
+        yield self.tables
+        for shard in self.shards:
+            yield shard.cut
+            yield from shard.features.values()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRef:
+    """Where one clip lies.
+
+    Attributes:
+        name: for people, `M003#angry#level_1#001`.
+        clip: key in the store.
+        shard: its shard.
+        row: its row in every feature table of the shard.
+        num_frames: N.
+    """
+
+    name: str
+    clip: str
+    shard: ShardEntry
+    row: int
+    num_frames: int
+
+
+class Snapshot:
+    """A published snapshot, read only. Safe to use in forked and spawned workers: nothing is open until it is read.
+
+    Attributes:
+        store: folder of the store.
+        id: 64 hex digits.
+        created_at: UTC, ISO 8601.
+        body: see SnapshotBody.
+    """
+
+    def __init__(self, store: Path, snapshot_id: str, created_at: str, body: SnapshotBody) -> None:
+        self.store, self.id, self.created_at, self.body = store, snapshot_id, created_at, body
+        self.objects = ObjectStore(store)
+        self._frames: dict[str, FrameStore] = {}
+
+    @staticmethod
+    def open(store: Path | str, which: str | int = "latest") -> "Snapshot":
+        """A snapshot of the store.
+
+        Args:
+            store: its folder.
+            which: 'latest', a number, or the first digits (6 or more) of an id.
+
+        Raises:
+            ConfigError: no such snapshot; those that exist are named.
+            StoreCorrupt: the file is not what its id says.
+        """
+        folder = Path(store).absolute()
+        numbers = snapshot_numbers(folder)
+        if not numbers:
+            raise ConfigError(f"{folder}: no snapshot is published here; run `talkset refresh` first")
+        if which == "latest":
+            return _load(folder, numbers[-1])
+        text = str(which)
+        if (text.isdigit() and len(text) < 6) or text in {f"{number:06d}" for number in numbers}:
+            if int(text) in numbers:
+                return _load(folder, int(text))
+        else:
+            for number in numbers:
+                snapshot = _load(folder, number)
+                if len(text) >= 6 and snapshot.id.startswith(text):
+                    return snapshot
+        raise ConfigError(f"{folder}: no snapshot {which!r}; there are {numbers[0]} to {numbers[-1]}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "id": self.id, "created_at": self.created_at, "body": self.body}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["store"], state["id"], state["created_at"], state["body"])
+
+    @cached_property
+    def clip_table(self) -> pa.Table:
+        """One row per expected clip, kept or not, with labels, split, reason and every score."""
+        return read_table(self.objects.path(self.body.tables.key) / CLIPS_TABLE)
+
+    @cached_property
+    def source_table(self) -> pa.Table:
+        """One row per source of the inventory with its one state."""
+        return read_table(self.objects.path(self.body.tables.key) / SOURCES_TABLE)
+
+    @cached_property
+    def _shards(self) -> Mapping[str, ShardEntry]:
+        return {shard.shard_id: shard for shard in self.body.shards}
+
+    def rows(self, split: str | None = None, kept: bool = True) -> list[dict[str, Any]]:
+        """Rows of `clip_table` as mappings: kept clips (all expected ones with kept=False), of one split or all."""
+        table = self.clip_table.to_pylist()
+        return [row for row in table if (row["is_kept"] or not kept) and (split is None or row["split"] == split)]
+
+    def clips(self, split: str | None = None) -> list[ClipRef]:
+        """The kept clips, of one split or all, in the order of the table."""
+        return [self._ref(row) for row in self.rows(split)]
+
+    def clip(self, name: str) -> ClipRef:
+        """The stored clip of this name or key.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for row in self.rows(kept=False):
+            if name in (row["name"], row["clip"]) and row["row"] >= 0:
+                return self._ref(row)
+        raise KeyError(f"snapshot {self.body.number} of {self.body.dataset} stores no clip {name!r}")
+
+    def frames(self, shard: ShardEntry) -> FrameStore:
+        """Frames and audio of a shard."""
+        if shard.shard_id not in self._frames:
+            files = self.objects.manifest(shard.cut.key).files
+            folder = self.objects.path(shard.cut.key) / "frames"
+            self._frames[shard.shard_id] = FrameStore(folder, files["frames/data.mdb"].bytes)
+        return self._frames[shard.shard_id]
+
+    def frame(self, clip: ClipRef, index: int) -> NDArray[np.uint8]:
+        """Frame `index` of a clip: [S, S, 3] uint8 RGB."""
+        return self.frames(clip.shard).frame(clip.clip, index)
+
+    def audio(self, clip: ClipRef) -> NDArray[np.float32]:
+        """Audio of a clip: [640 N] float32 mono 16 kHz."""
+        return self.frames(clip.shard).audio(clip.clip)
+
+    def feature(self, clip: ClipRef, extractor: str, columns: list[str] | None = None) -> dict[str, Any]:
+        """Columns of one extractor for a clip.
+
+        Raises:
+            KeyError: the snapshot holds no such feature; those it has are named.
+        """
+        if extractor not in clip.shard.features:
+            have = ", ".join(sorted(clip.shard.features))
+            why = self.body.skipped_features.get(extractor)
+            raise KeyError(f"no feature {extractor!r}{f' ({why})' if why else ''}; this snapshot has {have}")
+        path = self.objects.path(clip.shard.features[extractor].key) / "features.parquet"
+        return read_row(path, clip.row, columns)
+
+    def tracks(self, clip: ClipRef) -> dict[str, Any]:
+        """What the cut knows of a clip per frame: landmarks, source boxes, faces, damage."""
+        return read_row(self.objects.path(clip.shard.cut.key) / "tracks.parquet", clip.row)
+
+    def _ref(self, row: Mapping[str, Any]) -> ClipRef:
+        return ClipRef(row["name"], row["clip"], self._shards[row["shard_id"]], row["row"], row["num_frames"])
+
+
+def snapshot_numbers(store: Path) -> list[int]:
+    """Numbers of the published snapshots, ascending."""
+    folder = store / "snapshots"
+    return sorted(int(path.stem) for path in folder.glob("[0-9]*.json") if path.stem.isdigit())
+
+
+def latest(store: Path) -> Snapshot | None:
+    """The newest snapshot, None when nothing is published."""
+    return Snapshot.open(store) if snapshot_numbers(store) else None
+
+
+def publish(store: Path, body: SnapshotBody) -> Snapshot:
+    """Publishes `body` as the next snapshot of its parent: compare and swap by exclusive creation.
+
+    Raises:
+        SnapshotConflict: somebody published meanwhile; plan again on top of it.
+    """
+    current = latest(store)
+    if (current.id if current else None) != body.parent or body.number != (current.body.number if current else 0) + 1:
+        raise SnapshotConflict(f"{store}: the latest snapshot is no longer the parent; run the refresh again")
+    created_at = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"id": body.snapshot_id(), "created_at": created_at, "body": body.model_dump(mode="json")}
+    make_dir(store / "snapshots")
+    try:
+        create_exclusive(_file(store, body.number), json.dumps(content, indent=1, ensure_ascii=False).encode())
+    except FileExistsError:
+        raise SnapshotConflict(f"{store}: snapshot {body.number} was published meanwhile; run again") from None
+    return Snapshot(store, content["id"], created_at, body)
+
+
+def bind_store(store: Path, dataset: str) -> None:
+    """Makes `store` the store of `dataset`, or checks that it is.
+
+    Raises:
+        ConfigError: it holds another dataset.
+    """
+    make_dir(store)
+    try:
+        create_exclusive(store / "store.json", canonical_json({"dataset": dataset, "schema_version": SCHEMA_VERSION}))
+    except FileExistsError:
+        found = store_dataset(store)
+        if found != dataset:
+            raise ConfigError(f"{store} holds dataset {found!r}, not {dataset!r}; pass another --store") from None
+
+
+def store_dataset(store: Path) -> str:
+    """Which dataset a store holds.
+
+    Raises:
+        ConfigError: the folder is no store.
+    """
+    try:
+        return str(json.loads((store / "store.json").read_bytes())["dataset"])
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{store} is no talkset store; `talkset refresh DATASET --store {store}` makes one") from None
+
+
+def _file(store: Path, number: int) -> Path:
+    return store / "snapshots" / f"{number:06d}.json"
+
+
+def _load(store: Path, number: int) -> Snapshot:
+    path = _file(store, number)
+    try:
+        content = json.loads(path.read_bytes())
+        body = SnapshotBody.model_validate(content["body"])
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise StoreCorrupt(f"{path}: not a snapshot: {error}; restore it from a copy") from None
+    if body.snapshot_id() != content["id"]:
+        raise StoreCorrupt(f"{path}: its content does not have the id it names; restore it from a copy")
+    return Snapshot(store, content["id"], content["created_at"], body)

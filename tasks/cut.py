@@ -1,0 +1,470 @@
+"""Cut: each source of a shard is decoded once and becomes 25-fps square face crops and 16-kHz audio in one LMDB.
+
+decode -> 25-fps slots -> copy -> track faces -> windows -> speaker -> one square per clip -> JPEG + PCM -> LMDB
+"""
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.catalog import Dataset, Layout
+from storage.errors import OutOfSpace, Reason, Rejected, StoreCorrupt
+from storage.frame_store import FrameStoreWriter
+from storage.objects import ObjectStore
+from storage.records import Source, Span, StepResult
+from storage.tables import Column, write_table
+from storage.timelaw import FPS, num_samples
+from tasks.faces.backend import FaceBackend, load_backend
+from tasks.faces.track import FaceTracker, TrackParams
+from tasks.frame_buffer import BLOCK_FRAMES, FrameBuffer
+from tasks.geometry import crop_square, face_box, transform_points
+from tasks.media import AudioTrack, MediaInfo, MediaLimits, SlotFrame, cut_audio, iter_slots, probe, read_audio
+from tasks.resample import CropResizer, crop_transform
+from tasks.shots import Window, WindowAssembler
+from tasks.step_keys import cut_key
+
+FRAMES_FOLDER = "frames"
+CLIPS_FILE = "clips.parquet"
+TRACKS_FILE = "tracks.parquet"
+SOURCES_FILE = "sources.parquet"
+
+# Audio that starts late or ends early by less than this is padded with silence instead of shortening the video.
+AV_PAD_S = 0.1
+
+SOURCE_COLUMNS = (
+    Column("source_id", "string"),
+    Column("state", "string", doc="done or rejected"),
+    Column("reason", "string", doc="reason code of a rejected source"),
+    Column("detail", "string", doc="what was found, for a person"),
+    Column("container", "string"),
+    Column("codec", "string"),
+    Column("width_px", "int32", unit="px"),
+    Column("height_px", "int32", unit="px"),
+    Column("rotation_deg", "int32", unit="deg"),
+    Column("avg_fps", "float64", unit="Hz"),
+    Column("is_variable_rate", "bool"),
+    Column("has_audio", "bool"),
+    Column("num_slots", "int64", doc="25-fps frames of the whole source"),
+    Column("num_corrupt", "int64", doc="of those, frames the decoder flagged"),
+)
+CLIP_COLUMNS = (
+    Column("clip", "string", doc="clip key: source_id.window"),
+    Column("source_id", "string"),
+    Column("window", "int32", doc="1-based among the expected clips of the source"),
+    Column("span", "int32", doc="0-based index of the annotated span, 0 without annotations"),
+    Column("is_stored", "bool"),
+    Column("reason", "string", doc="why an expected clip is not stored"),
+    Column("detail", "string"),
+    Column("num_frames", "int32"),
+    Column("start_s", "float64", unit="s", doc="container time of the first frame"),
+    Column("has_audio", "bool"),
+    Column("crop_x_px", "int32", unit="px", doc="left edge of the crop in the upright source"),
+    Column("crop_y_px", "int32", unit="px"),
+    Column("crop_side_px", "int32", unit="px"),
+    Column("size_px", "int32", unit="px", doc="side of the stored frames"),
+    Column("source_to_crop", "float64", (3, 3), doc="homogeneous transform of pixel coordinates"),
+)
+TRACK_COLUMNS = (
+    Column("clip", "string"),
+    Column("landmarks", "float32", ("N", 68, 2), unit="px in crop", rate_hz=FPS, doc="NaN where not found"),
+    Column("source_box", "float32", ("N", 4), unit="px in source", rate_hz=FPS, doc="xyxy, NaN where not found"),
+    Column("num_faces", "int16", ("N",), rate_hz=FPS, doc="faces tracked in the source frame"),
+    Column("is_corrupt", "bool", ("N",), rate_hz=FPS, doc="the decoder flagged the shown frame"),
+)
+
+
+def cut_shard(
+    shard_id: str, sources: Sequence[Source], dataset: Dataset, store: ObjectStore, backend: FaceBackend | None = None
+) -> StepResult:
+    """Cuts the sources of one shard and commits one object; what cannot be read now is reported as failed.
+
+    Args:
+        shard_id: for the record.
+        sources: usable sources of the shard, in its order.
+        dataset: the block they belong to; its root is where they lie.
+        store: where the object goes.
+        backend: face backend; loaded by name when None.
+
+    Returns:
+        The committed object. With failed sources it is the object of the others; with none left it has no key.
+
+    Raises:
+        OutOfSpace: the disk is full; nothing was committed.
+    """
+    began = time.monotonic()
+    key, inputs = cut_key(dataset, [source.member() for source in sources])
+    if store.exists(key):
+        return _result(shard_id, sources, store, key, began, is_new=False)
+    backend = backend or load_backend(dataset.face.backend)
+    failed: dict[str, str] = {}
+    while True:
+        attempt = [source for source in sources if source.source_id not in failed]
+        if not attempt:
+            return StepResult("cut", shard_id, (), "", "", 0, 0, time.monotonic() - began, False, failed)
+        key, inputs = cut_key(dataset, [source.member() for source in attempt])
+        broken = _commit_cut(key, inputs, attempt, dataset, store, backend)
+        if not broken:
+            return _result(shard_id, attempt, store, key, began, is_new=True, failed=failed)
+        failed |= broken
+
+
+def _commit_cut(
+    key: str, inputs: Mapping[str, Any], sources: Sequence[Source], dataset: Dataset, store: ObjectStore,
+    backend: FaceBackend,
+) -> dict[str, str]:  # fmt: skip
+    """Cuts all sources into one object. Returns source id -> error of those that failed; then nothing is committed.
+
+    The key names every source of the object, so an object that lacks one must not stand under it.
+    """
+    failed: dict[str, str] = {}
+    rows = _Rows([], [], [])
+    seconds: dict[str, float] = {}
+    with store.stage("cut", key, inputs) as staging:
+        with FrameStoreWriter(staging.path / FRAMES_FOLDER) as writer:
+            for source in sources:
+                began = time.monotonic()
+                try:
+                    _cut_or_reject(source, dataset, backend, staging.path, writer, rows)
+                except (OutOfSpace, StoreCorrupt):
+                    raise
+                except Exception as error:
+                    failed[source.source_id] = f"{type(error).__name__}: {error}"
+                seconds[source.source_id] = round(time.monotonic() - began, 3)
+        if not failed:
+            write_table(staging.path / SOURCES_FILE, rows.sources, SOURCE_COLUMNS, {"step": "cut"})
+            write_table(staging.path / CLIPS_FILE, rows.clips, CLIP_COLUMNS, {"step": "cut"})
+            write_table(staging.path / TRACKS_FILE, rows.tracks, TRACK_COLUMNS, {"step": "cut"})
+            staging.commit(timing=seconds)
+    return failed
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of the three tables of a shard."""
+
+    sources: list[dict[str, Any]]
+    clips: list[dict[str, Any]]
+    tracks: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Consecutive slots [first, last) of a source that may become clips; one annotated span, or all of it."""
+
+    first: int
+    last: int
+    index: int
+    box: tuple[float, float, float, float] | None
+
+
+def _cut_or_reject(
+    source: Source, dataset: Dataset, backend: FaceBackend, scratch: Path, writer: FrameStoreWriter, rows: _Rows
+) -> None:
+    """Cuts one source; a Rejected takes back what it had stored and becomes its state."""
+    layout = dataset.layouts[source.layout]
+    job = _Job(source, dataset, layout, backend, scratch, writer, _Rows([], [], []))
+    try:
+        job.run()
+        state = job.state()
+    except Rejected as rejection:
+        for row in job.rows.tracks:
+            writer.drop_clip(row["clip"])
+        job.rows.tracks.clear()
+        job.rows.clips.clear()
+        state = ("rejected", rejection.reason.value, rejection.detail)
+    rows.sources.append(job.source_row(*state))
+    rows.clips.extend(job.rows.clips)
+    rows.tracks.extend(job.rows.tracks)
+
+
+class _Job:
+    """The cut of one source, from its file to rows and stored clips."""
+
+    def __init__(
+        self, source: Source, dataset: Dataset, layout: Layout, backend: FaceBackend, scratch: Path,
+        writer: FrameStoreWriter, rows: _Rows,
+    ) -> None:  # fmt: skip
+        self.source, self.dataset, self.layout, self.backend = source, dataset, layout, backend
+        self.scratch, self.writer, self.rows = scratch, writer, rows
+        root = os.fsencode(dataset.root.expanduser().absolute())
+        self.path = Path(os.fsdecode(root + b"/" + bytes.fromhex(source.path_hex)))
+        audio = bytes.fromhex(source.audio_path_hex)
+        self.audio_path = Path(os.fsdecode(root + b"/" + audio)) if audio else None
+        rule = dataset.limits
+        self.limits = MediaLimits(
+            max_pixels=rule.max_pixels, max_seconds=rule.max_seconds, max_fps=rule.max_fps, max_wall_s=rule.max_wall_s
+        )
+        self.info: MediaInfo | None = None
+        self.audio: AudioTrack | None = None
+        self.num_slots = self.num_corrupt = 0
+        self.crops: dict[int, tuple[int, int, int]] = {}
+
+    def run(self) -> None:
+        """Reads the audio, then the video, storing clips as they are complete.
+
+        Raises:
+            Rejected: the source is unusable; stored clips must be taken back by the caller.
+        """
+        self.info = probe(self.path, self.limits)
+        self.audio = self._read_audio()
+        stretches = self._stretches(self.info)
+        if self.dataset.crop.scope == "source":
+            boxes: dict[int, list[NDArray[np.float32]]] = {}
+            for stretch, window, _ in self._windows(stretches, keep_frames=False):
+                boxes.setdefault(stretch.index, []).append(face_box(window.landmarks))
+            self.crops = {
+                index: crop_square(np.concatenate(parts), self.dataset.crop.margin)
+                for index, parts in boxes.items()
+                if np.isfinite(np.concatenate(parts)).any()
+            }
+        for stretch, window, frames in self._windows(stretches, keep_frames=True):
+            self._store(stretch, window, frames)
+        self._check_totals()
+
+    def state(self) -> tuple[str, str, str]:
+        """(state, reason, detail): done when a clip is stored; else the reason that dropped most clips."""
+        if self.rows.tracks:
+            return "done", "", ""
+        if not self.rows.clips:
+            return "rejected", Reason.TOO_SHORT.value, "no stretch of it is long enough for a clip"
+        reasons = Counter(row["reason"] for row in self.rows.clips)
+        # Where a face was seen at all, its absence is not what the source is about.
+        reason = max(reasons, key=lambda name: (name != Reason.NO_FACE.value, reasons[name]))
+        detail = next(row["detail"] for row in self.rows.clips if row["reason"] == reason)
+        return "rejected", reason, f"none of {len(self.rows.clips)} expected clips: {detail}"
+
+    def source_row(self, state: str, reason: str, detail: str) -> dict[str, Any]:
+        """The row of SOURCE_COLUMNS; media fields are empty when the file could not be opened."""
+        info = self.info
+        return {
+            "source_id": self.source.source_id, "state": state, "reason": reason, "detail": detail,
+            "container": info.container if info else "", "codec": info.codec if info else "",
+            "width_px": info.width_px if info else 0, "height_px": info.height_px if info else 0,
+            "rotation_deg": info.rotation_deg if info else 0, "avg_fps": float(info.avg_fps) if info else 0.0,
+            "is_variable_rate": bool(info and info.is_variable_rate), "has_audio": self.audio is not None,
+            "num_slots": self.num_slots, "num_corrupt": self.num_corrupt,
+        }  # fmt: skip
+
+    def _read_audio(self) -> AudioTrack | None:
+        wants_file = self.layout.audio.path is not None
+        track = None
+        if self.audio_path is not None:
+            track = read_audio(self.audio_path, self.limits)
+        elif not wants_file:
+            track = read_audio(self.path, self.limits)
+        if track is None and self.layout.audio.required:
+            where = f"no file {self.layout.audio.path}" if wants_file else "the video has no audio stream"
+            raise Rejected(Reason.NO_AUDIO, f"{where}; set audio.required: false to use it without sound")
+        return track
+
+    def _stretches(self, info: MediaInfo) -> list[_Stretch]:
+        """Slot ranges to use: the spans, cut to where both picture and sound exist."""
+        first = round(info.video_start_s * FPS)
+        last = 2**62
+        if self.audio is not None:
+            audio_end_s = self.audio.start_s + len(self.audio.samples) / num_samples(FPS)
+            if self.audio.start_s - info.video_start_s > AV_PAD_S:
+                first = math.ceil(self.audio.start_s * FPS)
+            last = math.floor((audio_end_s + AV_PAD_S) * FPS)
+        spans = self.source.spans or (Span(-1e9, 1e9),)
+        return [
+            _Stretch(
+                max(first, math.ceil(span.start_s * FPS)), min(last, math.floor(span.end_s * FPS)), index, span.box
+            )
+            for index, span in enumerate(spans)
+        ]
+
+    def _windows(
+        self, stretches: Sequence[_Stretch], keep_frames: bool
+    ) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
+        """Decodes the source once; yields each window with its pictures, valid until the next one."""
+        assert self.info is not None
+        self.num_slots = self.num_corrupt = 0
+        pending = sorted(stretches, key=lambda stretch: stretch.first)
+        current: _Tracked | None = None
+        next_index = 1
+        for frame in iter_slots(self.path, self.limits, self.info):
+            self.num_slots += 1
+            self.num_corrupt += frame.is_corrupt
+            while pending and frame.slot >= pending[0].last:
+                if current is not None:
+                    yield from current.finish()
+                    next_index, current = current.next_index, None
+                pending.pop(0)
+            if not pending or frame.slot < pending[0].first:
+                continue
+            if current is None:
+                current = _Tracked(self, pending[0], frame, next_index, keep_frames)
+            yield from current.push(frame)
+        if current is not None:
+            yield from current.finish()
+
+    def _store(self, stretch: _Stretch, window: Window, frames: "_Frames | None") -> None:
+        clip = f"{self.source.source_id}.{window.index:04d}"
+        row: dict[str, Any] = {
+            "clip": clip, "source_id": self.source.source_id, "window": window.index, "span": stretch.index,
+            "is_stored": False, "reason": "", "detail": "", "num_frames": len(window),
+            "start_s": (stretch.first + window.start) / FPS, "has_audio": self.audio is not None,
+            "crop_x_px": 0, "crop_y_px": 0, "crop_side_px": 0, "size_px": self.dataset.crop.size_px,
+            "source_to_crop": np.eye(3),
+        }  # fmt: skip
+        refusal = self._refusal(window)
+        if refusal is not None:
+            row["reason"], row["detail"] = refusal[0].value, refusal[1]
+        else:
+            assert frames is not None
+            row |= self._write(clip, stretch, window, frames)
+        self.rows.clips.append(row)
+
+    def _refusal(self, window: Window) -> tuple[Reason, str] | None:
+        """Why a window is no clip, decided from the input alone; scores are judged when publishing."""
+        if window.is_tail:
+            return Reason.TOO_SHORT, f"{len(window)} frames, the shortest clip has {self.layout.clips.min_frames}"
+        if window.track_id < 0:
+            return Reason.NO_FACE, f"no face in {len(window)} frames"
+        if window.is_corrupt.any():
+            return Reason.CORRUPT_FRAMES, f"{int(window.is_corrupt.sum())} of {len(window)} frames are damaged"
+        limit = self.dataset.face.max_faces
+        if limit is not None and (window.num_faces > limit).mean() > 0.5:
+            return Reason.MULTI_FACE, f"{int(window.num_faces.max())} faces; face.max_faces is {limit}"
+        return None
+
+    def _write(self, clip: str, stretch: _Stretch, window: Window, frames: "_Frames") -> dict[str, Any]:
+        """Stores pictures and sound of one clip; returns what its row gains."""
+        size = self.dataset.crop.size_px
+        boxes = face_box(window.landmarks)
+        crop = self.crops.get(stretch.index) or crop_square(boxes, self.dataset.crop.margin)
+        transform = crop_transform(crop, size)
+        jpegs = frames.jpegs(window.start, len(window), crop, size, self.dataset.crop.jpeg_quality)
+        self.writer.put_clip(clip, jpegs, self._pcm16(stretch.first + window.start, len(window)))
+        self.rows.tracks.append({
+            "clip": clip, "landmarks": transform_points(window.landmarks, transform).astype(np.float32),
+            "source_box": boxes.astype(np.float32), "num_faces": window.num_faces, "is_corrupt": window.is_corrupt,
+        })  # fmt: skip
+        return {
+            "is_stored": True, "crop_x_px": crop[0], "crop_y_px": crop[1], "crop_side_px": crop[2],
+            "source_to_crop": transform,
+        }  # fmt: skip
+
+    def _pcm16(self, first_slot: int, num_frames: int) -> NDArray[np.int16]:
+        if self.audio is None:
+            return np.zeros(num_samples(num_frames), np.int16)
+        samples = cut_audio(self.audio, first_slot, num_frames)
+        return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+    def _check_totals(self) -> None:
+        """Judges the source as a whole, which is only known at its end."""
+        assert self.info is not None
+        share = self.num_corrupt / max(1, self.num_slots)
+        if share > self.dataset.limits.max_corrupt_share:
+            raise Rejected(Reason.CORRUPT_FRAMES, f"{self.num_corrupt} of {self.num_slots} frames are damaged")
+        if self.audio is None or self.source.spans:
+            return
+        video_end_s = self.info.video_start_s + self.num_slots / FPS
+        audio_end_s = self.audio.start_s + len(self.audio.samples) / num_samples(FPS)
+        gaps = (abs(self.audio.start_s - self.info.video_start_s), abs(audio_end_s - video_end_s))
+        limit = self.layout.audio.max_gap_s
+        if max(gaps) > limit:
+            raise Rejected(
+                Reason.AV_LENGTH_MISMATCH,
+                f"picture and sound differ by {gaps[0]:.2f} s at the start, {gaps[1]:.2f} s at the end (limit {limit})",
+            )
+
+
+class _Tracked:
+    """One stretch while it is decoded: copies pictures, tracks faces block by block, assembles windows."""
+
+    def __init__(self, job: _Job, stretch: _Stretch, first: SlotFrame, next_index: int, keep_frames: bool) -> None:
+        stretch.first = first.slot
+        height, width = first.y.shape
+        region = tuple(value * height for value in stretch.box) if stretch.box else None
+        self.stretch, self.keep_frames = stretch, keep_frames
+        self.tracker = FaceTracker(job.backend, TrackParams(**job.dataset.face.tracking))  # pyright: ignore[reportArgumentType]
+        self.assembler = WindowAssembler(job.layout.clips, region, next_index)  # pyright: ignore[reportArgumentType]
+        self.frames = _Frames(FrameBuffer(height, width, job.scratch), first)
+        self.grays: list[NDArray[np.uint8]] = []
+        self.corrupt: list[bool] = []
+
+    @property
+    def next_index(self) -> int:
+        """Index of the window that would come next."""
+        return self.assembler.first_index
+
+    def push(self, frame: SlotFrame) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
+        """Takes one picture; yields the windows it completes."""
+        self.grays.append(self.frames.append(frame))
+        self.corrupt.append(frame.is_corrupt)
+        if len(self.grays) == BLOCK_FRAMES:
+            yield from self._track()
+
+    def finish(self) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
+        """Ends the stretch; yields what is left of it and frees the pictures."""
+        if self.grays:
+            yield from self._track()
+        for window in self.assembler.finish():
+            yield self.stretch, window, self.frames
+        self.frames.buffer.close()
+
+    def _track(self) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
+        faces = self.tracker.push(self.grays)
+        for window in self.assembler.push(faces, np.array(self.corrupt)):
+            yield self.stretch, window, self.frames
+        self.grays, self.corrupt = [], []
+        self.frames.buffer.release_before(self.assembler.start if self.keep_frames else len(self.frames.buffer))
+
+
+class _Frames:
+    """Pictures of a stretch by number, and how they become JPEGs."""
+
+    def __init__(self, buffer: FrameBuffer, first: SlotFrame) -> None:
+        self.buffer, self.color, self.shape = buffer, first.color, first.y.shape
+
+    def append(self, frame: SlotFrame) -> NDArray[np.uint8]:
+        """Copies a picture in; returns its luma."""
+        if frame.y.shape != self.shape:
+            raise Rejected(Reason.UNSUPPORTED_CODEC, f"the picture changes size from {self.shape} to {frame.y.shape}")
+        return self.buffer.append(frame.y, frame.u, frame.v).y
+
+    def jpegs(self, start: int, count: int, crop: tuple[int, int, int], size: int, quality: int) -> list[bytes]:
+        """Frames [start, start + count) cropped, resized, encoded as 4:4:4 JPEG."""
+        resizer = CropResizer(crop, size, self.shape, self.color)
+        options = [
+            cv2.IMWRITE_JPEG_QUALITY,
+            quality,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+        ]
+        out = []
+        for index in range(start, start + count):
+            planes = self.buffer.planes(index)
+            rgb = resizer(planes.y, planes.u, planes.v)
+            is_ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
+            if not is_ok:
+                raise RuntimeError("OpenCV could not encode a JPEG")
+            out.append(data.tobytes())
+        return out
+
+
+def _result(
+    shard_id: str, sources: Sequence[Source], store: ObjectStore, key: str, began: float, is_new: bool,
+    failed: dict[str, str] | None = None,
+) -> StepResult:  # fmt: skip
+    from storage.tables import read_table
+
+    ref = store.open(key)
+    stored = read_table(store.path(key) / CLIPS_FILE, ["is_stored"])["is_stored"]
+    seconds = time.monotonic() - began if is_new else 0.0
+    ids = tuple(source.source_id for source in sources)
+    num_clips = sum(1 for value in stored.to_pylist() if value)
+    return StepResult(
+        "cut", shard_id, ids, ref.key, ref.digest, ref.num_bytes, num_clips, seconds, is_new, failed or {}
+    )

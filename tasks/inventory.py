@@ -1,0 +1,196 @@
+"""Inventory: walk the dataset root by its patterns and write down every source before any work starts."""
+
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.catalog import Dataset, Layout
+from storage.errors import PreflightError, Reason
+from storage.hash_cache import HashCache
+from storage.records import Source
+from tasks.annotations import spans_of
+
+VIDEO_EXTENSIONS = frozenset(".mp4 .mov .mkv .webm .avi .m4v .3gp .3g2 .mj2 .mpg .mpeg .ts .wmv .flv".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Every source of a dataset, sorted by path, and what was passed over.
+
+    Attributes:
+        sources: one per video file.
+        num_not_selected: files that match a pattern but not its `select`.
+        num_ignored: files that are no video by name and match no pattern.
+    """
+
+    sources: tuple[Source, ...]
+    num_not_selected: int
+    num_ignored: int
+
+
+def take_inventory(dataset: Dataset, cache: HashCache) -> Inventory:
+    """Walks the root of `dataset`; hashes what changed since the last run.
+
+    Nothing under the root is written, no FIFO or device is opened, no link that leaves the root is followed.
+
+    Raises:
+        PreflightError: the root is no readable folder.
+    """
+    root = require_root(dataset)
+    sources: list[Source] = []
+    num_not_selected = num_ignored = 0
+    for relative in sorted(_files(root), key=os.fsencode):
+        match = _match(dataset, relative)
+        if match is None:
+            if Path(relative).suffix.lower() in VIDEO_EXTENSIONS:
+                sources.append(_misnamed(relative))
+            else:
+                num_ignored += 1
+        elif not _is_selected(match[0], match[2]):
+            num_not_selected += 1
+        else:
+            sources.append(_source(root, relative, *match, cache))
+    return Inventory(tuple(sources), num_not_selected, num_ignored)
+
+
+def require_root(dataset: Dataset) -> Path:
+    """The dataset's root folder, absolute.
+
+    Raises:
+        PreflightError: an unset variable in its path, no such folder, or no permission to list it.
+    """
+    if "${" in str(dataset.root):
+        raise PreflightError(f"dataset {dataset.name!r}: root is {dataset.root}; set that environment variable")
+    root = dataset.root.expanduser().absolute()
+    if not root.is_dir():
+        raise PreflightError(f"dataset {dataset.name!r}: its root {root} is no folder; see `root` in datasets.yaml")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise PreflightError(f"dataset {dataset.name!r}: no permission to list {root}")
+    return root
+
+
+def header_seconds(path: Path) -> float:
+    """Length of a video as its header tells, 0.0 when it tells nothing; opens the file, decodes no picture."""
+    from tasks.media import header_seconds as read_header
+
+    return read_header(path)
+
+
+def escape_path(path: str) -> str:
+    r"""`path` as printable text: bytes that are no UTF-8 and control characters become \xNN, a backslash doubles."""
+    out = []
+    for char in path:
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\x{code - 0xDC00:02x}")
+        elif unicodedata.category(char) in ("Cc", "Cs") or char == "\\":
+            out.append("\\\\" if char == "\\" else f"\\x{code:02x}")
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Relative paths of everything under root that is no folder; links to folders are not entered (no loops)."""
+    for folder, subfolders, names in os.walk(root, followlinks=False):
+        subfolders.sort(key=os.fsencode)
+        prefix = os.path.relpath(folder, root)
+        # A link to a folder stands among the subfolders but is not walked: it is named as unsafe instead of vanishing.
+        links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
+        for name in [*names, *links]:
+            yield name if prefix == "." else f"{prefix}/{name}"
+
+
+def _match(dataset: Dataset, relative: str) -> tuple[Layout, str, dict[str, str]] | None:
+    for name, layout in dataset.layouts.items():
+        found = _compiled(layout.pattern).fullmatch(relative)
+        if found:
+            return layout, name, {key: value or "" for key, value in found.groupdict().items()}
+    return None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """`a/{x}/b_{y:regex}.mp4` as a regular expression; a bare group takes anything but a slash. (`re` caches it.)"""
+    parts = re.split(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}", pattern)
+    out = [re.escape(parts[0])]
+    for name, regex, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        out.append(f"(?P<{name}>{regex or '[^/]+'})" + re.escape(literal))
+    return re.compile("".join(out), re.DOTALL)
+
+
+def _is_selected(layout: Layout, groups: Mapping[str, str]) -> bool:
+    return all(groups.get(key) in wanted for key, wanted in layout.select.items())
+
+
+def _misnamed(relative: str) -> Source:
+    return Source(
+        path=escape_path(relative), path_hex=os.fsencode(relative).hex(), layout="", name=escape_path(relative),
+        subject="", labels={}, reason=Reason.BAD_NAME,
+        detail="a video that matches no layout's pattern; rename it or add a layout in datasets.yaml",
+    )  # fmt: skip
+
+
+def _source(
+    root: Path, relative: str, layout: Layout, layout_name: str, groups: dict[str, str], cache: HashCache
+) -> Source:
+    labels = {key: escape_path(value) for key, value in groups.items()}
+    fields = {
+        "path": escape_path(relative),
+        "path_hex": os.fsencode(relative).hex(),
+        "layout": layout_name,
+        "name": _name(layout, labels),
+        "subject": layout.subject.format_map(labels),
+        "labels": {key: value for key, value in labels.items() if key != "subject"},
+    }
+    refusal = _refusal(root, relative)
+    if refusal:
+        return Source(**fields, reason=refusal[0], detail=refusal[1])
+    try:
+        facts = cache.facts(root / relative)
+        audio = _audio(root, layout, groups, cache)
+    except OSError as error:
+        return Source(**fields, error=f"{type(error).__name__}: {error.strerror}; make the file readable")
+    spans = spans_of(root, layout.annotations, groups)
+    if layout.annotations and not spans:
+        return Source(**fields, size_bytes=facts.num_bytes, sha256=facts.sha256, reason=Reason.BAD_NAME,
+                      detail=f"not in the annotation lists of {layout.annotations.folder}")  # fmt: skip
+    contents = {"size_bytes": facts.num_bytes, "sha256": facts.sha256, "seconds": facts.seconds, "spans": spans}
+    if facts.num_bytes == 0:
+        return Source(**fields, **contents, reason=Reason.EMPTY, detail="the file has no bytes")
+    return Source(**fields, **contents, **audio)
+
+
+def _name(layout: Layout, groups: dict[str, str]) -> str:
+    # {span} is known only when the source is cut: it stays in the name until then.
+    return layout.name.format_map({**groups, "span": "{span}"})
+
+
+def _refusal(root: Path, relative: str) -> tuple[Reason, str] | None:
+    """Why the path may not be opened, or None: links out of the root, devices, pipes, sockets, unreadable entries."""
+    path = root / relative
+    try:
+        if not path.resolve(strict=True).is_relative_to(root.resolve()):
+            return Reason.UNSAFE_PATH, "a link that leaves the dataset's root"
+        mode = path.stat().st_mode
+    except (OSError, RuntimeError):
+        return Reason.UNSAFE_PATH, "a link that leads nowhere or in a circle"
+    if stat.S_ISDIR(mode):
+        return Reason.UNSAFE_PATH, "a link to a folder; links to folders are not followed"
+    if not stat.S_ISREG(mode):
+        return Reason.UNSAFE_PATH, "not a regular file (a device, pipe or socket)"
+    return None
+
+
+def _audio(root: Path, layout: Layout, groups: dict[str, str], cache: HashCache) -> dict[str, str]:
+    """Path and digest of the audio file beside the video, or nothing when there is none (then NO_AUDIO decides)."""
+    if layout.audio.path is None:
+        return {}
+    relative = layout.audio.path.format_map(groups)
+    path = root / relative
+    if not path.is_file() or _refusal(root, relative):
+        return {}
+    return {"audio_path_hex": os.fsencode(relative).hex(), "audio_sha256": cache.facts(path).sha256}

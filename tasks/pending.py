@@ -1,0 +1,127 @@
+"""Pending: what of a plan is in the store already, and what has to be computed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ValidationError
+
+from storage.catalog import Dataset
+from storage.errors import ConfigError
+from storage.objects import ObjectStore
+from storage.records import Member, Shard, Source, StepResult
+from storage.tables import read_table
+from tasks import features
+from tasks.cut import CLIPS_FILE
+from tasks.plan import Plan
+from tasks.step_keys import cut_key, feature_key
+
+
+@dataclass(slots=True)
+class ShardWork:
+    """One shard with what exists of it.
+
+    Attributes:
+        shard: which.
+        members: all its sources, in its order.
+        sources: those that are still there.
+        cut: the committed cut, None when it has to be made.
+        features: extractor -> committed object; those that are missing have to be made.
+    """
+
+    shard: Shard
+    members: tuple[Member, ...]
+    sources: tuple[Source, ...]
+    cut: StepResult | None = None
+    features: dict[str, StepResult] = field(default_factory=dict)
+
+
+def feature_params(dataset: Dataset, name: str) -> BaseModel:
+    """Parameters of one extractor as the dataset sets them."""
+    return features.discover()[name].Params.model_validate(dataset.features.get(name, {}))
+
+
+def resolve_features(dataset: Dataset) -> tuple[dict[str, BaseModel], dict[str, str]]:
+    """Parameters of the extractors to run, in an order that respects what each requires, and why others are skipped.
+
+    Raises:
+        ConfigError: an extractor that does not exist, or a parameter it does not have.
+    """
+    found = features.discover()
+    unknown = sorted(set(dataset.features) - set(found))
+    if unknown:
+        raise ConfigError(f"dataset {dataset.name!r}: no extractor {unknown[0]!r}; there are {', '.join(found)}")
+    params: dict[str, BaseModel] = {}
+    skipped: dict[str, str] = {}
+    for name, given in dataset.features.items():
+        try:
+            params[name] = found[name].Params.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"dataset {dataset.name!r}: features.{name}.{where}: {first['msg']}") from None
+        why = features.missing(name, params[name])
+        if why:
+            skipped[name] = why
+    ready = features.in_order([name for name in params if name not in skipped])
+    return {name: params[name] for name in ready}, skipped
+
+
+def find_work(
+    plan: Plan, known: Mapping[str, Member], dataset: Dataset, params: Mapping[str, BaseModel], store: ObjectStore
+) -> list[ShardWork]:
+    """Every shard of the plan with what is committed of it under today's keys."""
+    return [_shard_work(shard, plan, known, dataset, params, store) for shard in plan.shards]
+
+
+def reusable_shards(
+    shards: Iterable[Shard], known: Mapping[str, Member], dataset: Dataset, store: ObjectStore
+) -> list[str]:
+    """Ids of shards whose cut is committed under today's key, so that they may outlive some of their sources.
+
+    Args:
+        shards: of the parent snapshot.
+        known: source id -> member, of the inventory and of the parent snapshot.
+    """
+    return [
+        shard.shard_id
+        for shard in shards
+        if all(source_id in known for source_id in shard.source_ids)
+        and store.exists(cut_key(dataset, [known[source_id] for source_id in shard.source_ids])[0])
+    ]
+
+
+def _shard_work(
+    shard: Shard, plan: Plan, known: Mapping[str, Member], dataset: Dataset, params: Mapping[str, BaseModel],
+    store: ObjectStore,
+) -> ShardWork:  # fmt: skip
+    members = tuple(known[source_id] for source_id in shard.source_ids)
+    live = tuple(plan.by_id[source_id] for source_id in shard.source_ids if source_id in plan.by_id)
+    work = ShardWork(shard, members, live)
+    key, _ = cut_key(dataset, members)
+    if not store.exists(key):
+        return work
+    work.cut = _found("cut", shard, key, store, _num_stored(store, key))
+    for name, param in params.items():
+        required = features.discover()[name].REQUIRES
+        needs = {need: work.features[need].key for need in required if need in work.features}
+        if len(needs) < len(required):
+            continue
+        key, _ = feature_key(name, param, work.cut.key, needs, subject_groups(members))
+        if store.exists(key):
+            work.features[name] = _found(name, shard, key, store, work.cut.num_clips)
+    return work
+
+
+def subject_groups(members: Sequence[Member]) -> tuple[int, ...]:
+    """Subjects as numbers in order of appearance: renaming a subject changes nothing, regrouping does."""
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(f"{member.layout}/{member.subject}", len(numbers)) for member in members)
+
+
+def _found(step: str, shard: Shard, key: str, store: ObjectStore, num_clips: int) -> StepResult:
+    ref = store.open(key)
+    return StepResult(step, shard.shard_id, shard.source_ids, key, ref.digest, ref.num_bytes, num_clips, 0.0, False)
+
+
+def _num_stored(store: ObjectStore, key: str) -> int:
+    return sum(read_table(store.path(key) / CLIPS_FILE, ["is_stored"])["is_stored"].to_pylist())

@@ -1,0 +1,137 @@
+"""Shots to windows: where clips begin and end, and who speaks in them. Pure; knows frames only by number."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.catalog import ClipRule
+from tasks.faces.track import BlockFaces
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One expected clip: consecutive frames of one shot.
+
+    Attributes:
+        index: 1-based among the source's windows, kept or not; the k of `name#k`.
+        start: number of the first frame within the stretch.
+        landmarks: [n, 68, 2] float32 source px of the speaker, NaN where not found.
+        num_faces: [n] int16.
+        is_corrupt: [n] bool.
+        track_id: the speaker's track, -1 when there is no face.
+        is_tail: shorter than the shortest clip.
+    """
+
+    index: int
+    start: int
+    landmarks: NDArray[np.float32]
+    num_faces: NDArray[np.int16]
+    is_corrupt: NDArray[np.bool_]
+    track_id: int
+    is_tail: bool
+
+    def __len__(self) -> int:
+        """Frames in the window."""
+        return len(self.num_faces)
+
+
+@dataclass(slots=True)
+class WindowAssembler:
+    """Collects tracked frames into windows; a scene cut ends a window, the rest of a shot is a shorter one.
+
+    The speaker of a window is the track with the largest length x area since the shot began, among those seen in the
+    window; so a bystander who passes close by for a moment does not take over.
+
+    Args:
+        rule: window length and shortest tail.
+        region: (left, top, right, bottom) px that holds the speaker's face centre, or None.
+        first_index: index of the first window.
+    """
+
+    rule: ClipRule
+    region: tuple[float, float, float, float] | None = None
+    first_index: int = 1
+    _start: int = 0
+    _length: int = 0
+    _tracks: dict[int, list[tuple[int, NDArray[np.float32]]]] = field(default_factory=dict)
+    _num_faces: list[NDArray[np.int16]] = field(default_factory=list)
+    _corrupt: list[NDArray[np.bool_]] = field(default_factory=list)
+    _scores: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """Number of the first frame that is still needed."""
+        return self._start
+
+    def push(self, faces: BlockFaces, is_corrupt: NDArray[np.bool_]) -> Iterator[Window]:
+        """Takes the next frames; yields the windows they complete."""
+        begin, total = 0, len(is_corrupt)
+        cuts = [int(at) for at in np.flatnonzero(faces.is_cut)]
+        while begin < total:
+            cut = next((at for at in cuts if at > begin or (at == begin and self._length)), total)
+            if cut == begin:
+                yield from self.finish()
+                cuts = [at for at in cuts if at > begin]
+                continue
+            end = min(cut, begin + self.rule.frames - self._length)
+            self._take(faces, is_corrupt, begin, end)
+            if self._length == self.rule.frames:
+                yield self._close(is_tail=False)
+            begin = end
+
+    def finish(self) -> Iterator[Window]:
+        """Ends the shot; yields what is left of it."""
+        if self._length:
+            yield self._close(is_tail=self._length < self.rule.min_frames)
+        self._scores.clear()
+
+    def _take(self, faces: BlockFaces, is_corrupt: NDArray[np.bool_], begin: int, end: int) -> None:
+        for track in faces.tracks:
+            part = track.landmarks[begin:end]
+            if np.isfinite(part).any():
+                self._tracks.setdefault(track.track_id, []).append((self._length, part))
+        self._num_faces.append(faces.num_faces[begin:end])
+        self._corrupt.append(is_corrupt[begin:end])
+        self._length += end - begin
+
+    def _close(self, is_tail: bool) -> Window:
+        tracks = {track: self._whole(parts) for track, parts in self._tracks.items()}
+        for track, landmarks in tracks.items():
+            self._scores[track] = self._scores.get(track, 0.0) + _length_times_area(landmarks)
+        speaker = self._speaker(tracks)
+        missing = np.full((self._length, 68, 2), np.nan, np.float32)
+        window = Window(
+            self.first_index, self._start, tracks.get(speaker, missing), np.concatenate(self._num_faces),
+            np.concatenate(self._corrupt), speaker, is_tail,
+        )  # fmt: skip
+        self._start += self._length
+        self.first_index += 1
+        self._length = 0
+        self._tracks, self._num_faces, self._corrupt = {}, [], []
+        return window
+
+    def _whole(self, parts: Sequence[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
+        out = np.full((self._length, 68, 2), np.nan, np.float32)
+        for at, part in parts:
+            out[at : at + len(part)] = part
+        return out
+
+    def _speaker(self, tracks: dict[int, NDArray[np.float32]]) -> int:
+        """The best track, -1 without one; ties go to the older track."""
+        inside = [track for track in sorted(tracks) if _is_inside(tracks[track], self.region)]
+        return max(inside, key=lambda track: self._scores[track], default=-1)
+
+
+def _length_times_area(landmarks: NDArray[np.float32]) -> float:
+    """Frames seen times mean squared spread of the points, px^2: a face area that does not depend on the pose much."""
+    seen = landmarks[np.isfinite(landmarks).all(axis=(1, 2))]
+    return float(np.var(seen.astype(np.float64), axis=1).sum(axis=1).sum()) if len(seen) else 0.0
+
+
+def _is_inside(landmarks: NDArray[np.float32], region: tuple[float, float, float, float] | None) -> bool:
+    if region is None:
+        return True
+    x, y = np.nanmedian(landmarks, axis=(0, 1))
+    return region[0] <= x <= region[2] and region[1] <= y <= region[3]

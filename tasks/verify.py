@@ -1,0 +1,74 @@
+"""Verify: read every byte a snapshot needs and hold frames, rows and manifests against each other."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from storage.errors import StoreCorrupt
+from storage.snapshot import ShardEntry, Snapshot
+from storage.tables import read_table
+from tasks.cut import CLIPS_FILE, TRACKS_FILE
+from tasks.extract import FEATURES_FILE
+
+
+def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> list[str]:
+    """Problems found, empty when all is well: digests of every object; LMDB keys = Parquet rows = snapshot rows.
+
+    Args:
+        snapshot: which.
+        progress: called once per shard.
+    """
+    problems: list[str] = []
+    for ref in snapshot.body.objects():
+        problems += _caught(lambda key=ref.key, digest=ref.digest: _check_object(snapshot, key, digest))
+    for shard in snapshot.body.shards:
+        problems += _caught(lambda shard=shard: list(_check_shard(snapshot, shard)))
+        progress()
+    return problems
+
+
+def _caught(check: Callable[[], list[str] | None]) -> list[str]:
+    try:
+        return check() or []
+    except (StoreCorrupt, KeyError, OSError) as error:
+        return [str(error)]
+
+
+def _check_object(snapshot: Snapshot, key: str, digest: str) -> None:
+    snapshot.objects.verify(key)
+    found = snapshot.objects.open(key).digest
+    if found != digest:
+        raise StoreCorrupt(f"{snapshot.objects.path(key)}: digest {found[:12]}, the snapshot names {digest[:12]}")
+
+
+def _check_shard(snapshot: Snapshot, shard: ShardEntry) -> Iterator[str]:
+    folder = snapshot.objects.path(shard.cut.key)
+    stored = [
+        row
+        for row in read_table(folder / CLIPS_FILE, ["clip", "num_frames", "is_stored"]).to_pylist()
+        if row["is_stored"]
+    ]
+    names = [row["clip"] for row in stored]
+    expected = {key for row in stored for key in _keys(row["clip"], row["num_frames"])}
+    found = set(snapshot.frames(shard).keys())
+    if found != expected:
+        yield f"shard {shard.shard_id}: {len(expected - found)} LMDB keys missing, {len(found - expected)} unexpected"
+    tables = {"tracks": folder / TRACKS_FILE}
+    for name, ref in shard.features.items():
+        tables[name] = snapshot.objects.path(ref.key) / FEATURES_FILE
+    for name, path in tables.items():
+        if read_table(path, ["clip"])["clip"].to_pylist() != names:
+            yield f"shard {shard.shard_id}: rows of {name} are not the stored clips ({_short(path)})"
+    rows = {row["clip"]: row["row"] for row in snapshot.rows(kept=False) if row["shard_id"] == shard.shard_id}
+    wrong = [clip for clip, row in rows.items() if row >= 0 and (row >= len(names) or names[row] != clip)]
+    if wrong:
+        yield f"shard {shard.shard_id}: the snapshot points clip {wrong[0]} at another row"
+
+
+def _keys(clip: str, num_frames: int) -> Iterator[str]:
+    yield from (f"{clip}-{index:07d}" for index in range(num_frames))
+    yield f"{clip}-length"
+    yield f"{clip}-audio"
+
+
+def _short(path: Path) -> str:
+    return "/".join(path.parts[-2:])
