@@ -158,9 +158,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write the HTML report and the dataset card of a snapshot."""
-    from tasks.report import write_report
-
     from storage.snapshot import Snapshot
+    from tasks.report import write_report
 
     found = Snapshot.open(_existing(store), snapshot)
     folder = out or found.store / "reports" / f"{found.body.number:06d}"

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefect import flow, get_run_logger
-from tasks.report import write_report
 
 from flows import steps
 from flows.fingerprint import remember_fingerprint
@@ -16,6 +15,7 @@ from storage.snapshot import Snapshot
 from tasks import features
 from tasks.pending import ShardWork, subject_groups
 from tasks.publish import ShardResults, publish_snapshot
+from tasks.report import write_report
 
 _IN_FLIGHT_PER_WORKER = 4
 

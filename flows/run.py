@@ -4,12 +4,13 @@ import os
 from typing import Any
 
 from flows.fingerprint import unchanged_snapshot
+from flows.logs import silence_console
 from flows.preflight import preflight
 from flows.server import ENVIRONMENT, prefect_server
 from storage.catalog import Dataset, load_dataset
 from storage.hash_cache import HashCache
 from storage.snapshot import Snapshot
-from tasks.inventory import Inventory, take_inventory
+from tasks.inventory import Inventory, header_seconds, take_inventory
 
 
 def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | None) -> dict[str, Any]:
@@ -26,16 +27,26 @@ def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | N
         unchanged = unchanged_snapshot(options["store"], dataset, inventory)
         if unchanged is not None:
             return _unchanged(options, unchanged)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from tasks.pending import resolve_features
+
+    resolve_features(dataset)
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
     with prefect_server(options["store"] / "state" / "prefect"):
+        from prefect.logging.handlers import APILogHandler
+
         from flows.refresh import refresh
         from flows.runner import make_runner
         from flows.stock import RefreshOptions
 
+        silence_console()
+        os.environ["TALKSET_QUIET"] = "1"
         count = workers or os.cpu_count() or 1
         flow = refresh.with_options(task_runner=make_runner(workers, scheduler))  # pyright: ignore[reportArgumentType]
-        return flow(RefreshOptions(**options, workers=count))
+        try:
+            return flow(RefreshOptions(**options, workers=count))
+        finally:
+            # Logs are sent in the background: the server must not be stopped before they have arrived.
+            APILogHandler().flush()
 
 
 def dry_refresh(options: dict[str, Any]) -> dict[str, Any]:
@@ -60,8 +71,6 @@ def dry_refresh(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inventory(dataset: Dataset, options: dict[str, Any]) -> Inventory:
-    from tasks.inventory import header_seconds
-
     cache = HashCache(options["store"] / "state" / "files.json", header_seconds)
     inventory = take_inventory(dataset, cache)
     cache.save()

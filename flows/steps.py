@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.logs import silence_console
 from storage.catalog import Dataset
 from storage.objects import ObjectStore
 from storage.records import Source, StepResult
@@ -24,7 +25,7 @@ def cut(shard_id: str, sources: Sequence[Source], dataset: Dataset, store: str) 
     """Decode, track and cut the sources of one shard."""
     from tasks.cut import cut_shard
 
-    pin_threads()
+    _settle()
     return cut_shard(shard_id, sources, dataset, ObjectStore(Path(store)))
 
 
@@ -37,7 +38,7 @@ def extract(
     from tasks.extract import extract_shard
     from tasks.pending import feature_params
 
-    pin_threads()
+    _settle()
     if not cut_result.key:
         return StepResult(name, shard_id, (), "", "", 0, 0, 0.0, False)
     keys = {need: result.key for need, result in needs.items()}
@@ -46,10 +47,12 @@ def extract(
     return extract_shard(name, params, shard_id, cut_result, keys, groups, ObjectStore(Path(store)))
 
 
-def pin_threads() -> None:
-    """One thread for every pool of this process, whoever started it."""
+def _settle() -> None:
+    """One thread for every pool of this process, whoever started it, and no logs on the terminal of a local run."""
     import cv2
 
+    if "TALKSET_QUIET" in os.environ:
+        silence_console()
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
     cv2.setNumThreads(1)

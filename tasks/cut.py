@@ -180,7 +180,7 @@ def _cut_or_reject(
             writer.drop_clip(row["clip"])
         job.rows.tracks.clear()
         job.rows.clips.clear()
-        state = ("rejected", rejection.reason.value, rejection.detail)
+        state = ("rejected", rejection.reason.value, job.without_paths(rejection.detail))
     rows.sources.append(job.source_row(*state))
     rows.clips.extend(job.rows.clips)
     rows.tracks.extend(job.rows.tracks)
@@ -254,6 +254,12 @@ class _Job:
             "num_slots": self.num_slots, "num_corrupt": self.num_corrupt,
         }  # fmt: skip
 
+    def without_paths(self, detail: str) -> str:
+        """`detail` as it may be stored: where a file lies is no part of what was found in it."""
+        for path in filter(None, (self.audio_path, self.path)):
+            detail = detail.replace(f"{path}: ", "").replace(str(path), "the file")
+        return detail
+
     def _read_audio(self) -> AudioTrack | None:
         wants_file = self.layout.audio.path is not None
         track = None
@@ -262,9 +268,26 @@ class _Job:
         elif not wants_file:
             track = read_audio(self.path, self.limits)
         if track is None and self.layout.audio.required:
+            self._require_face()
             where = f"no file {self.layout.audio.path}" if wants_file else "the video has no audio stream"
             raise Rejected(Reason.NO_AUDIO, f"{where}; set audio.required: false to use it without sound")
         return track
+
+    def _require_face(self) -> None:
+        """Lacking a face weighs more than lacking sound; a talking head shows its face at once, so this ends early."""
+        tracker = FaceTracker(self.backend, self.track_params())
+        block: list[NDArray[np.uint8]] = []
+        for frame in iter_slots(self.path, self.limits, self.info):
+            block.append(frame.y.copy())
+            if len(block) == BLOCK_FRAMES:
+                if tracker.push(block).num_faces.any():
+                    return
+                block = []
+        if not (block and tracker.push(block).num_faces.any()):
+            raise Rejected(Reason.NO_FACE, "no face in any frame (and no sound)")
+
+    def track_params(self) -> TrackParams:
+        return TrackParams.model_validate(self.dataset.face.tracking)
 
     def _stretches(self, info: MediaInfo) -> list[_Stretch]:
         """Slot ranges to use: the spans, cut to where both picture and sound exist."""
@@ -388,7 +411,7 @@ class _Tracked:
         height, width = first.y.shape
         region = tuple(value * height for value in stretch.box) if stretch.box else None
         self.stretch, self.keep_frames = stretch, keep_frames
-        self.tracker = FaceTracker(job.backend, TrackParams(**job.dataset.face.tracking))  # pyright: ignore[reportArgumentType]
+        self.tracker = FaceTracker(job.backend, job.track_params())
         self.assembler = WindowAssembler(job.layout.clips, region, next_index)  # pyright: ignore[reportArgumentType]
         self.frames = _Frames(FrameBuffer(height, width, job.scratch), first)
         self.grays: list[NDArray[np.uint8]] = []

@@ -224,15 +224,12 @@ def _encode_audio(
 
 def _finish(container: OutputContainer, path: Path, flush: Callable[[], None] | None) -> None:
     """Write the rest (`flush`) and give the file its name; on any error, or without `flush`, remove it."""
-    partial, is_whole = _partial(path), False
+    partial = _partial(path)
     try:
         if flush is not None:
             flush()
-            is_whole = True
-    finally:
-        try:
             container.close()
-        finally:
-            if not is_whole:
-                partial.unlink(missing_ok=True)
-    partial.replace(path)
+            partial.replace(path)
+    finally:
+        container.close()
+        partial.unlink(missing_ok=True)

@@ -43,6 +43,7 @@ TRUNCATION_TOLERANCE_S = 0.2
 AUDIO_GAP_S = 0.02  # half a video frame: smaller steps of the audio clock are jitter of the container's timestamps
 SILENCE_PEAK = 1e-3  # -60 dB full scale
 _AUDIO_BLOCK_FRAMES = 64
+_SPARE_BYTES = 256 << 20
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 # ITU-T H.273 matrix codes; every other code, "unspecified" among them, is read as BT.601 like swscale does.
@@ -155,6 +156,16 @@ def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
         return _describe(container, stream, frame)
 
 
+def header_seconds(path: Path) -> float:
+    """Length of a video in seconds as its header claims, 0.0 when it claims nothing; decodes no picture."""
+    try:
+        with _opened(path, VIDEO_FORMATS, DEFAULT_LIMITS) as container:
+            stream = next(iter(container.streams.video), None)
+            return _duration_s(container, stream) if stream is not None else 0.0
+    except Rejected:
+        return 0.0
+
+
 def iter_slots(path: Path, limits: MediaLimits = DEFAULT_LIMITS, info: MediaInfo | None = None) -> Iterator[SlotFrame]:
     """Decodes the video once and yields its pictures at 25 per second.
 
@@ -255,7 +266,9 @@ def _check_file(path: Path) -> None:
 def _rejection(error: FFmpegError, path: Path, is_open: bool) -> Rejected:
     """What an FFmpeg error says about the file; raises instead when the machine is at fault."""
     if isinstance(error, av.error.MemoryError):
-        raise MemoryError(f"{path}: FFmpeg ran out of memory") from error
+        # FFmpeg refuses absurd sizes with the same code: a MemoryError of our own tells a full machine from them.
+        bytearray(_SPARE_BYTES)
+        return Rejected(Reason.TOO_LARGE, f"{path}: its headers ask for an absurd amount of memory")
     if isinstance(error, OSError):
         _read_through(path)
     if isinstance(error, av.error.ExitError | av.error.TimeoutError):
@@ -482,17 +495,10 @@ class _Decoding:
 
     def _packets(self) -> Iterator[Packet]:
         """Packets of the stream, the flushing one last, also where the container breaks off with an error."""
-        streams: list[Stream] = [self.stream]
-        if _declared_end_s(self.stream) is None:
-            # Only the file as a whole has a length: follow all its streams to see whether it is there.
-            streams += self.container.streams.audio
         try:
-            for packet in self.container.demux(streams):
-                if packet.stream is self.stream:
-                    yield packet
-                if len(streams) > 1 and packet.pts is not None:
-                    end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                    self._packets_end_s = max(self._packets_end_s, end_s)
+            yield from (
+                self._all_packets() if _declared_end_s(self.stream) is None else self.container.demux(self.stream)
+            )
         except FFmpegError as error:
             self._note(error)
             if isinstance(error, OSError):
@@ -500,6 +506,16 @@ class _Decoding:
             flush = Packet()
             flush.stream = self.stream
             yield flush
+
+    def _all_packets(self) -> Iterator[Packet]:
+        """The same where only the file as a whole has a length: follows its sound, too, to see whether it is there."""
+        streams: list[Stream] = [self.stream, *self.container.streams.audio]
+        for packet in self.container.demux(streams):
+            if packet.stream is self.stream:
+                yield packet
+            if packet.pts is not None:
+                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._packets_end_s = max(self._packets_end_s, end_s)
 
     def _over_limit(self) -> Rejected:
         if self.num_frames > self.limits.max_frames:

@@ -63,7 +63,23 @@ def resolve_features(dataset: Dataset) -> tuple[dict[str, BaseModel], dict[str, 
         if why:
             skipped[name] = why
     ready = features.in_order([name for name in params if name not in skipped])
+    _check_thresholds(dataset, ready)
     return {name: params[name] for name in ready}, skipped
+
+
+def _check_thresholds(dataset: Dataset, names: Sequence[str]) -> None:
+    """A threshold on a score that nobody computes would keep or drop everything unseen."""
+    found = features.discover()
+    scores = [
+        f"{name}_{column.name}"
+        for name in names
+        for column in found[name].COLUMNS
+        if not column.shape and column.dtype != "string"
+    ]
+    unknown = sorted(set(dataset.thresholds) - set(scores))
+    if unknown:
+        have = ", ".join(scores)
+        raise ConfigError(f"dataset {dataset.name!r}: thresholds.{unknown[0]}: nobody gives this score; there are {have}")
 
 
 def find_work(

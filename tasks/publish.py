@@ -11,7 +11,7 @@ from typing import Any
 from storage import snapshot as snapshots
 from storage.catalog import Dataset, SplitRule
 from storage.emotions import canonical_emotion
-from storage.errors import AccountingError, ConfigError, Reason
+from storage.errors import AccountingError, Reason
 from storage.keys import object_key
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard, Source, State, StepResult
@@ -174,7 +174,6 @@ def _clip_rows(
             if row["source_id"] in live:
                 rows.append(_clip_row(row, at, scores, result.shard.shard_id, plan.by_id[row["source_id"]], dataset))
     _name_uniquely(rows)
-    _check_thresholds(dataset, rows)
     return sorted(rows, key=lambda row: row["name"])
 
 
@@ -236,14 +235,6 @@ def _name_uniquely(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         if count[row["name"]] > 1:
             row["name"] = f"{row['name']}~{row['source_id'][:8]}"
-
-
-def _check_thresholds(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> None:
-    stored = next((row for row in rows if row["row"] >= 0), None)
-    unknown = sorted(set(dataset.thresholds) - set(stored)) if stored else []
-    if unknown:
-        have = ", ".join(name for name, value in stored.items() if isinstance(value, float)) if stored else ""
-        raise ConfigError(f"dataset {dataset.name!r}: thresholds name no score {unknown[0]!r}; there are {have}")
 
 
 # ---- accounts

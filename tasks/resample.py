@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.media import Matrix, YuvColor
 
-_BLOCK = 32  # output rows that are turned at once: their columns then lie side by side for vector instructions
+_BLOCK = 8  # output rows that are turned at once, so that one vector register holds a column of them
 _RED_BLUE: dict[Matrix, tuple[float, float]] = {
     "bt601": (0.299, 0.114),
     "bt709": (0.2126, 0.0722),
@@ -25,7 +25,7 @@ class CropResizer:
 
     The crop is never squeezed: where it leaves the frame the picture is black. Chroma is taken as MPEG-2 sites it, on
     the left pixel of a pair and between two rows. Float32 arithmetic in a fixed order: results do not depend on the
-    number of threads.
+    number of threads. Not for two threads at once: the buffers are shared.
 
     Args:
         box: (x0, y0, side) in px of the upright source; may reach outside of it.
@@ -37,9 +37,7 @@ class CropResizer:
         ValueError: side or size is not positive.
     """
 
-    def __init__(
-        self, box: tuple[int, int, int], size: int, frame_shape: tuple[int, int], color: YuvColor = YuvColor()
-    ) -> None:
+    def __init__(self, box: tuple[int, int, int], size: int, frame_shape: tuple[int, int], color: YuvColor) -> None:
         x0, y0, side = box
         if side <= 0 or size <= 0:
             raise ValueError(f"a crop of side {side} px cannot become {size} px; both must be positive")
@@ -81,7 +79,7 @@ def crop_rgb(
     v: NDArray[np.uint8],
     box: tuple[int, int, int],
     size: int,
-    color: YuvColor = YuvColor(),
+    color: YuvColor,
 ) -> NDArray[np.uint8]:
     """RGB uint8 [size, size, 3] of one crop of one frame; see `CropResizer`."""
     height, width = y.shape
@@ -131,39 +129,43 @@ class _Taps:
 
 def _luma_taps(x0: int, side: int, size: int, length: int) -> _Taps:
     """The padded frame is the union of frame and crop; weights add up to 1 over it, those on padding meet black."""
-    weights = _triangle(x0, side, size, min(0, x0), max(length, x0 + side))
-    inside = weights[:, max(0, -min(0, x0)) :][:, :length]
-    return _packed(inside, inside.sum(axis=1))
+    inputs, weights = _triangle(x0, side, size, min(0, x0), max(length, x0 + side))
+    weights[(inputs < 0) | (inputs >= length)] = 0.0
+    return _packed(inputs, weights, weights.sum(axis=1))
 
 
 def _chroma_taps(x0: float, side: int, size: int, luma: _Taps, length: int) -> _Taps:
     """As luma at half the resolution; past its last sample a plane goes on with it, as far as luma reaches."""
-    inside = _triangle(x0, side / 2, size, 0, length)
-    empty = inside.sum(axis=1) == 0
-    nearest = np.clip(np.floor(x0 + (np.arange(size) + 0.5) * side / 2 / size), 0, length - 1).astype(int)
-    inside[empty, nearest[empty]] = 1.0
-    return _packed(inside * luma.coverage[:, None], luma.coverage)
+    inputs, weights = _triangle(x0, side / 2, size, 0, length)
+    is_beyond = weights.sum(axis=1) == 0
+    inputs[is_beyond, 0] = np.clip(inputs[is_beyond, 0], 0, length - 1)
+    weights[is_beyond, 0] = 1.0
+    return _packed(inputs, weights * luma.coverage[:, None], luma.coverage)
 
 
-def _triangle(x0: float, side: float, size: int, low: int, high: int) -> NDArray[np.float64]:
-    """[size, high - low]: triangle filter of Pillow's BILINEAR, stretched when it shrinks; rows sum to 1 (or 0)."""
+def _triangle(x0: float, side: float, size: int, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(inputs, weights), both [size, K]: triangle filter of Pillow's BILINEAR, stretched when it shrinks.
+
+    Weights outside of [low, high) are 0; each row sums to 1, or to 0 when nothing of it lies inside.
+    """
     scale = side / size
+    support = max(scale, 1.0)
     centres = x0 + (np.arange(size) + 0.5) * scale
-    inputs = np.arange(low, high) + 0.5
-    weights = np.maximum(0.0, 1.0 - np.abs(inputs - centres[:, None]) / max(scale, 1.0))
+    inputs = np.floor(centres - support).astype(np.int64)[:, None] + np.arange(int(2 * support) + 2)
+    weights = np.maximum(0.0, 1.0 - np.abs(inputs + 0.5 - centres[:, None]) / support)
+    weights[(inputs < low) | (inputs >= high)] = 0.0
     sums = weights.sum(axis=1, keepdims=True)
-    return np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+    return inputs, np.divide(weights, sums, out=weights, where=sums > 0)
 
 
-def _packed(weights: NDArray[np.float64], coverage: NDArray[np.floating]) -> _Taps:
-    """Dense [size, n] weights, nonzero in one run per row -> that run."""
-    is_used = weights > 0
-    start = is_used.argmax(axis=1) if weights.shape[1] else np.zeros(len(weights), np.int64)
-    count = is_used.sum(axis=1)
-    packed = np.zeros((len(weights), max(1, int(count.max()))), np.float32)
-    for row, (first, num) in enumerate(zip(start, count, strict=True)):
-        packed[row, :num] = weights[row, first : first + num]
-    return _Taps(start.astype(np.int64), count.astype(np.int64), packed, coverage.astype(np.float32))
+def _packed(inputs: NDArray[np.int64], weights: NDArray[np.float64], coverage: NDArray[np.floating]) -> _Taps:
+    """Weights that are nonzero in one run per row -> that run, moved to the front."""
+    first = (weights > 0).argmax(axis=1)[:, None]
+    count = (weights > 0).sum(axis=1)
+    places = np.minimum(first + np.arange(max(1, count.max())), weights.shape[1] - 1)
+    packed = np.take_along_axis(weights, places, axis=1).astype(np.float32)
+    start = np.take_along_axis(inputs, first, axis=1)[:, 0]
+    return _Taps(start, count, packed, coverage.astype(np.float32))
 
 
 def _gains(color: YuvColor) -> NDArray[np.float32]:
@@ -186,30 +188,37 @@ def _flat(plane: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _resize(  # noqa: ANN202, ANN001 - compiled for the types of its first call
-    source, stride, row_start, row_count, row_weights, start, count, weights, first, span, buffers, out
-):
+def _resize(
+    source: NDArray[np.uint8],
+    stride: int,
+    row_start: NDArray[np.int64],
+    row_count: NDArray[np.int64],
+    row_weights: NDArray[np.float32],
+    start: NDArray[np.int64],
+    count: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    first: int,
+    span: int,
+    buffers: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
     """[height, width] bytes -> out [size, padded size] float32, transposed."""
     size = len(start)
+    lines, turned = buffers[0, : _BLOCK * span].reshape(_BLOCK, span), buffers[1]
     for top in range(0, size, _BLOCK):
-        rows = min(_BLOCK, size - top)
-        for row in range(rows):
-            line = buffers[0, row * span : (row + 1) * span]
-            i = top + row
-            _weighted_rows(source, row_start[i] * stride + first, stride, row_weights[i, : row_count[i]], line)
-        turned = buffers[1]
-        for x in range(span):
-            for row in range(rows):
-                turned[x * _BLOCK + row] = buffers[0, row * span + x]
-        for j in range(size):
-            begin = (start[j] - first) * _BLOCK
-            _weighted_rows(turned, begin, _BLOCK, weights[j, : count[j]], out[j, top : top + _BLOCK])
+        for row in range(_BLOCK):
+            i = min(top + row, size - 1)
+            _weighted_rows(source, row_start[i] * stride + first, stride, row_weights[i], row_count[i], lines[row])
+        _turn(lines, turned)
+        _weighted_columns(turned, start, count, weights, first, out, top)
 
 
 @numba.njit(cache=True, nogil=True)
-def _weighted_rows(source, begin, stride, weights, out):  # noqa: ANN202, ANN001
+def _weighted_rows(
+    source: NDArray[np.uint8], begin: int, stride: int, weights: NDArray[np.float32], num: int, out: NDArray[np.float32]
+) -> None:
     """out[x] = sum over k of weights[k] * source[begin + k * stride + x]; four rows at a time spare stores."""
-    num, width = len(weights), len(out)
+    width = len(out)
     out[:] = np.float32(0)
     k = 0
     while k + 4 <= num:
@@ -230,7 +239,56 @@ def _weighted_rows(source, begin, stride, weights, out):  # noqa: ANN202, ANN001
 
 
 @numba.njit(cache=True, nogil=True)
-def _to_rgb(planes, row_coverage, column_coverage, black, gains, rgb):  # noqa: ANN202, ANN001
+def _turn(lines: NDArray[np.float32], turned: NDArray[np.float32]) -> None:
+    """lines [8, n] -> turned [n * 8], column after column."""
+    a, b, c, d, e, f, g, h = lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6], lines[7]
+    for x in range(lines.shape[1]):
+        p = _BLOCK * x
+        turned[p], turned[p + 1], turned[p + 2], turned[p + 3] = a[x], b[x], c[x], d[x]
+        turned[p + 4], turned[p + 5], turned[p + 6], turned[p + 7] = e[x], f[x], g[x], h[x]
+
+
+@numba.njit(cache=True, nogil=True)
+def _weighted_columns(
+    source: NDArray[np.float32],
+    start: NDArray[np.int64],
+    count: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    first: int,
+    out: NDArray[np.float32],
+    top: int,
+) -> None:
+    """out[j, top + r] = sum over k of weights[j, k] * source[8 (start[j] - first + k) + r].
+
+    Eight named sums become one vector register; slices would cost a reference count each.
+    """
+    for j in range(len(start)):
+        a = b = c = d = e = f = g = h = np.float32(0)
+        p = _BLOCK * (start[j] - first)
+        for k in range(count[j]):
+            w = weights[j, k]
+            a += w * source[p]
+            b += w * source[p + 1]
+            c += w * source[p + 2]
+            d += w * source[p + 3]
+            e += w * source[p + 4]
+            f += w * source[p + 5]
+            g += w * source[p + 6]
+            h += w * source[p + 7]
+            p += _BLOCK
+        out[j, top], out[j, top + 1], out[j, top + 2], out[j, top + 3] = a, b, c, d
+        out[j, top + 4], out[j, top + 5], out[j, top + 6], out[j, top + 7] = e, f, g, h
+
+
+@numba.njit(cache=True, nogil=True)
+def _to_rgb(
+    planes: NDArray[np.float32],
+    row_coverage: NDArray[np.float32],
+    column_coverage: NDArray[np.float32],
+    black: float,
+    gains: NDArray[np.float32],
+    rgb: NDArray[np.uint8],
+) -> None:
     """Transposed planes [3, size, padded size] float32 -> rgb [size, size, 3] uint8, rounded to nearest."""
     size = len(rgb)
     luma, v_red, u_green, v_green, u_blue = gains[0], gains[1], gains[2], gains[3], gains[4]

@@ -1,0 +1,114 @@
+"""Which file of the EmoGene export holds which column of a snapshot, and the README that says so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.feature_columns import feature_columns
+from storage.snapshot import Snapshot
+from storage.tables import Column
+from tasks.export.output import ExportSummary
+
+FACE3D = "face3d"
+CROP = Column("crop", "float64", (3, 3), doc="homogeneous transform: px in the upright source -> px in the frame")
+
+# Column of the snapshot -> file of the export; names of the GeneFace line where it has one.
+FILES = {
+    "mel50": "mel50.npy",
+    "f0_hz": "f0.npy",
+    "voiced": "vuv.npy",
+    "rms": "rms.npy",
+    "mel": "mel80.npy",
+    "hubert": "hubert.npy",
+    "landmarks": "lm68.npy",
+    "landmarks_valid": "valid.npy",
+    "landmarks478": "lm478.npy",
+    "bbox": "bbox.npy",
+    "blendshapes": "bs52.npy",
+    "blendshapes_valid": "bs52_valid.npy",
+    "head_pose": "mp_pose.npy",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFile:
+    """One array of the layout.
+
+    Attributes:
+        path: relative to the clip's folder.
+        extractor, column: where it comes from.
+    """
+
+    path: str
+    extractor: str
+    column: Column
+
+
+def array_files(snapshot: Snapshot) -> list[ArrayFile]:
+    """The arrays of the layout that the snapshot has: those of FILES, and every one of face3d under face3d/."""
+    found = []
+    for extractor, columns in feature_columns(snapshot).items():
+        for column in columns:
+            if extractor == FACE3D and column.shape:
+                found.append(ArrayFile(f"{FACE3D}/{column.name}.npy", extractor, column))
+            elif column.name in FILES:
+                found.append(ArrayFile(FILES[column.name], extractor, column))
+    return found
+
+
+def absences(arrays: Sequence[ArrayFile]) -> list[str]:
+    """One line about the files that no feature of the snapshot can fill."""
+    have = {array.path.partition("/")[0] for array in arrays}
+    lacking = [path for path in (*FILES.values(), FACE3D) if path not in have]
+    return [f"the snapshot has no feature for {', '.join(lacking)}"] if lacking else []
+
+
+def readme(
+    summary: ExportSummary, files: Sequence[tuple[str, Column]], face_models: Sequence[str], has_frames: bool
+) -> str:
+    """README.txt: what each file is.
+
+    Args:
+        summary: of the export.
+        files: path in a clip's folder and what it holds.
+        face_models: names of the shape models that face3d/ was fitted with, none without face3d.
+        has_frames: whether there are pictures.
+    """
+    lines = [
+        "A snapshot of talkset, one folder per clip. No file needs pickle: load arrays with numpy.load.",
+        f"Dataset {summary.dataset}, snapshot {summary.snapshot_number} ({summary.snapshot_id}).",
+        "",
+        "N = frames at 25 fps; 2N = rows at 50 Hz; T80 = 1 + 640 N // 200 rows at 80 Hz.",
+        "Missing is NaN, and False in valid.npy. Pixels are those of the stored frame (the square crop):",
+        "x to the right, y down, the centre of the first pixel is (0, 0).",
+        "",
+        "splits/{train,val,test}.json    clip folders; no subject stands in two splits",
+        "emotions.json                   names by emotion id, 0 to 7; -1 in a manifest: no such label",
+        "names.json                      folder -> clip name in the snapshot, where they differ",
+        "excluded.json                   kept clips that are not here: none, a clip without a face has NaN rows",
+        "",
+        "clips/<clip>/",
+        "  manifest.json                 labels, emotion id, times, hashes; dtype, shape and unit of every array",
+        "  audio.wav                     16 kHz mono PCM16, 640 N samples",
+        *(["  img/00000000.jpg              N frames, RGB, counted from 0"] if has_frames else []),
+        *(_line(path, column) for path, column in files),
+        "",
+        *_face_lines(face_models),
+        *summary.notes,
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(path: str, column: Column) -> str:
+    shape = ", ".join(str(size) for size in column.shape)
+    unit = f" {column.unit}" if column.unit else ""
+    return f"  {path:<29} {column.dtype} [{shape}]{unit}: {column.doc}"
+
+
+def _face_lines(face_models: Sequence[str]) -> list[str]:
+    if not face_models:
+        return ["There is no 3DMM fit in this snapshot (feature face3d)."]
+    return [
+        f"face3d/ is fitted with the shape model {', '.join(face_models)}.",
+        "Unless that names BFM it is not the Basel Face Model: coefficients of different shape models",
+        "must not be mixed, and networks trained on BFM's do not understand these.",
+    ]

@@ -1,0 +1,87 @@
+"""landmarks: 68 points (iBUG order) in every frame, those of the cut's tracking or found anew by another backend."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.errors import WeightsError
+from storage.tables import Column
+from tasks.clip import Clip
+from tasks.faces.backend import FaceBackend, load_backend
+from tasks.geometry import face_box, iou
+
+VERSION = 1
+REQUIRES: tuple[str, ...] = ()
+LIBRARIES = ("dlib-bin", "face-alignment", "mediapipe", "numpy", "opencv-python")
+SOURCES = ("geometry.py", "faces")
+COLUMNS = (
+    Column(
+        "landmarks",
+        "float32",
+        ("N", 68, 2),
+        unit="px",
+        rate_hz=25.0,
+        doc="x, y in the crop, iBUG-68 order; NaN where missing",
+    ),
+    Column("landmarks_valid", "bool", ("N",), rate_hz=25.0, doc="the landmarks of this frame are known"),
+)
+
+_WEIGHTS = {"track": (), "dlib": ("dlib68",), "face_alignment": ("2dfan4", "s3fd"), "mediapipe": ("face_landmarker",)}
+
+
+class Params(BaseModel):
+    """Whose points: 'track' takes those of the cut, a backend's name finds them anew in the stored frames."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["track", "dlib", "face_alignment", "mediapipe"] = "track"
+    min_face_px: int = Field(60, ge=20)
+
+
+def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> dict[str, NDArray]:
+    """`landmarks` [N, 68, 2] px and `landmarks_valid` [N]; a frame is known entirely or not at all."""
+    points = clip.landmarks.copy() if params.backend == "track" else _found_anew(clip, params)
+    is_valid = np.asarray(np.isfinite(points).all(axis=(1, 2)))
+    points[~is_valid] = np.nan
+    return {"landmarks": points, "landmarks_valid": is_valid}
+
+
+def missing(params: Params) -> str | None:
+    """Why the chosen backend cannot run here, or None."""
+    if params.backend == "track":
+        return None
+    try:
+        _backend(params.backend)
+    except (WeightsError, ImportError) as error:
+        return str(error)
+    return None
+
+
+def weights(params: Params) -> tuple[str, ...]:
+    """The files that the chosen backend is made of; the track has the cut's key instead."""
+    return _WEIGHTS[params.backend]
+
+
+@cache
+def _backend(name: str) -> FaceBackend:
+    return load_backend(name)
+
+
+def _found_anew(clip: Clip, params: Params) -> NDArray[np.float32]:
+    """[N, 68, 2]: in each frame the face that best covers the tracked one (the largest where none was tracked)."""
+    backend = _backend(params.backend)
+    tracked = face_box(clip.landmarks)
+    whole = np.array([0, 0, clip.size_px - 1, clip.size_px - 1], np.float32)
+    tracked = np.where(np.isfinite(tracked).all(axis=1, keepdims=True), tracked, whole)
+    points = np.full((clip.num_frames, 68, 2), np.nan, np.float32)
+    for index in range(clip.num_frames):
+        gray = clip.gray(index)
+        found = backend.detect(gray, params.min_face_px)
+        if found:
+            overlaps = [float(iou(face.box, tracked[index])) for face in found]
+            points[index] = backend.landmarks(gray, found[int(np.argmax(overlaps))].box)
+    return points

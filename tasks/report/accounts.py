@@ -1,0 +1,94 @@
+"""Accounts of a snapshot: where every source and every expected clip ended, and whether the sums close."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.snapshot import Snapshot
+from storage.timelaw import FPS
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an account.
+
+    Attributes:
+        label: state or reason code.
+        count: how many.
+        share: of the account's total, 0..1.
+    """
+
+    label: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """All accounts of a snapshot.
+
+    Attributes:
+        sources: by state.
+        rejected: rejected sources by reason.
+        clips: expected clips, kept and dropped.
+        dropped: dropped clips by reason.
+        num_stored: clips whose frames and features are stored, kept or not.
+        keep_rate: kept share of the expected clips; NaN when none was expected.
+        minutes_kept, mean_s: video time of the kept clips, and of one of them.
+        sums: (statement, whether it holds) for each sum, recomputed from the tables.
+    """
+
+    sources: tuple[Line, ...]
+    rejected: tuple[Line, ...]
+    clips: tuple[Line, ...]
+    dropped: tuple[Line, ...]
+    num_stored: int
+    keep_rate: float
+    minutes_kept: float
+    mean_s: float
+    sums: tuple[tuple[str, bool], ...]
+
+
+def accounts_of(snapshot: Snapshot) -> Accounts:
+    """The accounts as published, checked against the two tables."""
+    counts = snapshot.body.counts
+    sources, clips = counts["sources"], counts["clips"]
+    states = {state: count for state, count in sources.items() if state != "total"}
+    names = {state.removesuffix("_of"): count for state, count in states.items()}
+    kept_s = counts["frames_kept"] / FPS
+    return Accounts(
+        sources=_lines(names, sources["total"]),
+        rejected=_lines(counts["rejected"], sources["total"]),
+        clips=_lines({"kept": clips["kept"], "dropped": clips["dropped"]}, clips["expected"]),
+        dropped=_lines(counts["dropped"], clips["expected"]),
+        num_stored=int(np.sum(snapshot.clip_table["row"].to_numpy() >= 0)),
+        keep_rate=clips["kept"] / clips["expected"] if clips["expected"] else float("nan"),
+        minutes_kept=kept_s / 60,
+        mean_s=kept_s / clips["kept"] if clips["kept"] else 0.0,
+        sums=_sums(snapshot, states),
+    )
+
+
+def _lines(counts: Mapping[str, int], total: int) -> tuple[Line, ...]:
+    return tuple(Line(label, count, count / total if total else 0.0) for label, count in counts.items())
+
+
+def _sums(snapshot: Snapshot, states: Mapping[str, int]) -> tuple[tuple[str, bool], ...]:
+    counts = snapshot.body.counts
+    total, clips = counts["sources"]["total"], counts["clips"]
+    parts = " + ".join(f"{count} {label.removesuffix('_of')}" for label, count in states.items())
+    num_kept = int(np.sum(snapshot.clip_table["is_kept"].to_numpy()))
+    return (
+        (f"{parts} = {total} sources", sum(states.values()) == total == snapshot.source_table.num_rows),
+        (
+            f"{clips['kept']} kept + {clips['dropped']} dropped = {clips['expected']} expected clips",
+            clips["kept"] + clips["dropped"] == clips["expected"] == snapshot.clip_table.num_rows,
+        ),
+        (
+            "every rejected source and every dropped clip has one reason",
+            sum(counts["rejected"].values()) == states["rejected"]
+            and sum(counts["dropped"].values()) == clips["dropped"],
+        ),
+        ("the clip table keeps as many clips as the accounts say", num_kept == clips["kept"]),
+    )

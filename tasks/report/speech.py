@@ -1,0 +1,111 @@
+"""Sound and mouth side by side: the mel of a clip, and below it jaw opening and vowel energy on the same time axis."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.snapshot import ClipRef, Snapshot
+from storage.timelaw import FPS, num_samples
+from storage.windows import MEL_COLUMNS_PER_S
+from tasks.features.sync import jaw_opening, vowel_envelope
+from tasks.report.contact_sheet import refs, spread
+from tasks.report.svg import INK, KEPT, LINE, MUTED, SOUND, calm_axes, new_figure, to_svg
+
+NUM_CLIPS = 4
+SHOWN_FRAMES = 100
+MIN_FRAMES = 50  # shorter clips show too little; taken only where there is no other
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechPicture:
+    """One clip.
+
+    Attributes:
+        name: of the clip.
+        reason: why it is dropped, '' for a kept one.
+        offset_frames, confidence: measured by `sync`; NaN where it could not be measured, None without that feature.
+        svg: the chart, safe HTML.
+    """
+
+    name: str
+    reason: str
+    offset_frames: float | None
+    confidence: float | None
+    svg: str
+
+
+def speech_pictures(snapshot: Snapshot) -> list[SpeechPicture]:
+    """The stored clip whose sound is farthest off, then others; none where frames, mel or landmarks are not stored."""
+    table = snapshot.clip_table
+    fit = table.filter(pa.array((table["row"].to_numpy() >= 0) & table["has_audio"].to_numpy()))
+    if not fit.num_rows:
+        return []
+    long = fit.filter(pa.array(fit["num_frames"].to_numpy() >= MIN_FRAMES))
+    fit = long if long.num_rows else fit
+    rows = {row["clip"]: row for row in [*_worst(fit), *spread(fit.filter(fit["is_kept"]), NUM_CLIPS)]}
+    chosen = [(row, ref) for row, ref in refs(snapshot, list(rows.values())) if _has_all(ref)]
+    return [_picture(snapshot, row, ref) for row, ref in chosen[:NUM_CLIPS]]
+
+
+def _worst(table: pa.Table) -> list[dict[str, Any]]:
+    if "sync_offset_frames" not in table.column_names:
+        return []
+    is_measured = np.isfinite(table["sync_confidence"].to_numpy())
+    off = np.where(is_measured, np.abs(table["sync_offset_frames"].to_numpy()), -1)
+    return table.slice(int(np.argmax(off)), 1).to_pylist()
+
+
+def _has_all(ref: ClipRef) -> bool:
+    return {"mel", "landmarks"} <= set(ref.shard.features)
+
+
+def _picture(snapshot: Snapshot, row: dict[str, Any], ref: ClipRef) -> SpeechPicture:
+    num_shown = min(ref.num_frames, SHOWN_FRAMES)
+    mel = snapshot.feature(ref, "mel", ["mel"])["mel"][: num_shown * MEL_COLUMNS_PER_S // FPS]
+    landmarks = snapshot.feature(ref, "landmarks", ["landmarks"])["landmarks"][:num_shown]
+    sound = vowel_envelope(snapshot.audio(ref)[: num_samples(num_shown)])
+    svg = _chart(
+        mel, _standard(jaw_opening(landmarks)), _standard(sound), f"Mel, jaw opening and vowel energy of {ref.name}"
+    )
+    return SpeechPicture(ref.name, row["reason"], row.get("sync_offset_frames"), row.get("sync_confidence"), svg)
+
+
+def _standard(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`curve` [N] with mean 0 and deviation 1 over its known frames; a flat one is 0."""
+    known = curve[np.isfinite(curve)]
+    spread_of = float(known.std()) if len(known) else 0.0
+    return (curve - known.mean()) / spread_of if spread_of > 1e-9 else np.where(np.isfinite(curve), 0.0, np.nan)
+
+
+def _chart(mel: NDArray[np.float32], jaw: NDArray[np.float64], sound: NDArray[np.float64], label: str) -> str:
+    figure = new_figure(6.2, 2.7)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
+    for axes in (top, bottom):
+        calm_axes(axes)
+    end_s = len(jaw) / FPS
+    top.imshow(
+        mel.T,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-4,
+        vmax=4,
+        interpolation="none",
+        extent=(0, end_s, 0, 80),
+    )
+    top.set_ylabel("mel band", color=MUTED, fontsize=8)
+    top.set_yticks([0, 40, 80])
+    times_s = (np.arange(len(jaw)) + 0.5) / FPS
+    bottom.plot(times_s, sound, color=SOUND, linewidth=1.3, label="vowel energy (sound)")
+    bottom.plot(times_s, jaw, color=KEPT, linewidth=1.6, label="jaw opening (picture)")
+    bottom.set_yticks([])
+    bottom.set_xlim(0, end_s)
+    bottom.set_xlabel("seconds", color=MUTED, fontsize=8)
+    bottom.grid(axis="x", color=LINE, linewidth=0.5)
+    bottom.legend(
+        loc="lower left", bbox_to_anchor=(0, 0.98), ncols=2, frameon=False, fontsize=8, labelcolor=INK, borderpad=0
+    )
+    return to_svg(figure, label)
