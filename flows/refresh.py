@@ -83,7 +83,7 @@ def _submit(run: Run, item: ShardWork) -> dict[str, Any]:
     """Submits the missing steps of one shard; returns step -> future or result, in the order of the DAG."""
     store = str(run.options.store.absolute())
     shard_id = item.shard.shard_id
-    cut = item.cut or steps.cut.submit(shard_id, item.sources, run.dataset, store)
+    cut: Any = item.cut or steps.cut.submit(shard_id, item.sources, run.dataset, store)
     handles: dict[str, Any] = {"cut": cut}
     subjects = dict(zip(item.shard.source_ids, subject_groups(item.members), strict=True))
     for name in run.params:

@@ -2,7 +2,7 @@
 
 import os
 
-from prefect_dask import DaskTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
 
 from flows.steps import THREAD_VARIABLES
 

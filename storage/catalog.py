@@ -31,7 +31,7 @@ class AudioRule(Block):
 
     path: str | None = None
     required: bool = True
-    max_gap_s: float = Field(1.0, ge=0)
+    max_gap_s: float = Field(default=1.0, ge=0)
 
 
 class ClipRule(Block):
@@ -44,8 +44,8 @@ class ClipRule(Block):
     """
 
     length_s: float | Literal["whole"] = 5.0
-    min_tail_s: float = Field(3.0, gt=0)
-    max_s: float = Field(60.0, gt=0)
+    min_tail_s: float = Field(default=3.0, gt=0)
+    max_s: float = Field(default=60.0, gt=0)
 
     @property
     def frames(self) -> int:
@@ -99,9 +99,9 @@ class CropRule(Block):
     """
 
     size_px: Literal[256, 512] = 256
-    margin: float = Field(0.1, ge=0, le=2)
+    margin: float = Field(default=0.1, ge=0, le=2)
     scope: Literal["clip", "source"] = "clip"
-    jpeg_quality: int = Field(95, ge=95, le=100)
+    jpeg_quality: int = Field(default=95, ge=95, le=100)
 
 
 class FaceRule(Block):
@@ -136,8 +136,8 @@ class SplitRule(Block):
 
     test: list[str] = []
     val: list[str] = []
-    test_share: float = Field(0.0, ge=0, le=1)
-    val_share: float = Field(0.1, ge=0, le=1)
+    test_share: float = Field(default=0.0, ge=0, le=1)
+    val_share: float = Field(default=0.1, ge=0, le=1)
 
 
 class TrainingRule(Block):
@@ -189,7 +189,7 @@ class Dataset(Block):
     name: str
     root: Path
     layouts: dict[str, Layout] = Field(min_length=1)
-    shard_minutes: float = Field(10.0, gt=0)
+    shard_minutes: float = Field(default=10.0, gt=0)
     crop: CropRule = CropRule()
     face: FaceRule = FaceRule()
     limits: LimitRule = LimitRule()

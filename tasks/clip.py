@@ -43,7 +43,7 @@ class Clip:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """[N] bool: the speaker's landmarks are known in this frame."""
-        return np.isfinite(self.landmarks).all(axis=(1, 2))
+        return np.asarray(np.isfinite(self.landmarks).all(axis=(1, 2)), dtype=np.bool_)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """Stored frame `index` as [S, S, 3] RGB uint8."""

@@ -5,7 +5,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.catalog import Dataset, Layout
@@ -138,30 +138,30 @@ def _source(
     root: Path, relative: str, layout: Layout, layout_name: str, groups: dict[str, str], cache: HashCache
 ) -> Source:
     labels = {key: escape_path(value) for key, value in groups.items()}
-    fields = {
-        "path": escape_path(relative),
-        "path_hex": os.fsencode(relative).hex(),
-        "layout": layout_name,
-        "name": _name(layout, labels),
-        "subject": layout.subject.format_map(labels),
-        "labels": {key: value for key, value in labels.items() if key != "subject"},
-    }
+    named = Source(
+        path=escape_path(relative),
+        path_hex=os.fsencode(relative).hex(),
+        layout=layout_name,
+        name=_name(layout, labels),
+        subject=layout.subject.format_map(labels),
+        labels={key: value for key, value in labels.items() if key != "subject"},
+    )
     refusal = _refusal(root, relative)
     if refusal:
-        return Source(**fields, reason=refusal[0], detail=refusal[1])
+        return replace(named, reason=refusal[0], detail=refusal[1])
     try:
         facts = cache.facts(root / relative)
-        audio = _audio(root, layout, groups, cache)
+        audio_path_hex, audio_sha256 = _audio(root, layout, groups, cache)
     except OSError as error:
-        return Source(**fields, error=f"{type(error).__name__}: {error.strerror}; make the file readable")
+        return replace(named, error=f"{type(error).__name__}: {error.strerror}; make the file readable")
     spans = spans_of(root, layout.annotations, groups)
+    read = replace(named, size_bytes=facts.num_bytes, sha256=facts.sha256, seconds=facts.seconds, spans=spans)
     if layout.annotations and not spans:
-        return Source(**fields, size_bytes=facts.num_bytes, sha256=facts.sha256, reason=Reason.BAD_NAME,
-                      detail=f"not in the annotation lists of {layout.annotations.folder}")  # fmt: skip
-    contents = {"size_bytes": facts.num_bytes, "sha256": facts.sha256, "seconds": facts.seconds, "spans": spans}
+        detail = f"not in the annotation lists of {layout.annotations.folder}"
+        return replace(read, reason=Reason.BAD_NAME, detail=detail)
     if facts.num_bytes == 0:
-        return Source(**fields, **contents, reason=Reason.EMPTY, detail="the file has no bytes")
-    return Source(**fields, **contents, **audio)
+        return replace(read, reason=Reason.EMPTY, detail="the file has no bytes")
+    return replace(read, audio_path_hex=audio_path_hex, audio_sha256=audio_sha256)
 
 
 def _name(layout: Layout, groups: dict[str, str]) -> str:
@@ -185,12 +185,11 @@ def _refusal(root: Path, relative: str) -> tuple[Reason, str] | None:
     return None
 
 
-def _audio(root: Path, layout: Layout, groups: dict[str, str], cache: HashCache) -> dict[str, str]:
-    """Path and digest of the audio file beside the video, or nothing when there is none (then NO_AUDIO decides)."""
+def _audio(root: Path, layout: Layout, groups: dict[str, str], cache: HashCache) -> tuple[str, str]:
+    """(path_hex, sha256) of the audio file beside the video; empty where there is none: the cut then says NO_AUDIO."""
     if layout.audio.path is None:
-        return {}
+        return "", ""
     relative = layout.audio.path.format_map(groups)
-    path = root / relative
-    if not path.is_file() or _refusal(root, relative):
-        return {}
-    return {"audio_path_hex": os.fsencode(relative).hex(), "audio_sha256": cache.facts(path).sha256}
+    if not (root / relative).is_file() or _refusal(root, relative):
+        return "", ""
+    return os.fsencode(relative).hex(), cache.facts(root / relative).sha256

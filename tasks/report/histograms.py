@@ -14,6 +14,7 @@ from tasks.report.svg import DROPPED, KEPT, LIMIT, MUTED, calm_axes, new_figure,
 
 NUM_HISTOGRAMS = 12
 NUM_BINS = 32
+MIN_WHOLE_BINS = 7  # one value of whole numbers would else be one bar as wide as the chart
 
 # Shown in this order where they exist, after those with a threshold.
 _PREFERRED = (
@@ -94,7 +95,8 @@ def _chart(
     figure = new_figure(3.6, 1.9)
     axes = figure.subplots()
     calm_axes(axes)
-    edges = bin_edges(values, limits, is_whole=bool(column and column.dtype.startswith("int")))
+    is_whole = bool(column and column.dtype.startswith("int"))
+    edges = bin_edges(values, limits, is_whole)
     inside = np.clip(values, edges[0], edges[-1])
     kept, dropped = (np.histogram(inside[chosen], edges)[0] for chosen in (is_kept, ~is_kept))
     widths = 0.92 * np.diff(edges)
@@ -102,6 +104,7 @@ def _chart(
     axes.bar(edges[:-1], dropped, widths, bottom=kept, align="edge", color=DROPPED)
     _draw_limits(axes, limits, edges)
     axes.set_xlabel(column.unit if column else "", color=MUTED, fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_whole))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlim(edges[0], edges[-1])
     return to_svg(figure, label)
@@ -127,7 +130,7 @@ def bin_edges(values: NDArray[np.float64], limits: dict[str, float], is_whole: b
     ends = [*np.quantile(values, [0.005, 0.995]), *limits.values()] if len(values) else [0.0, 1.0, *limits.values()]
     low, high = float(min(ends)), float(max(ends))
     if is_whole:
-        low, high = np.floor(low), np.ceil(high)
+        low, high = np.floor(low), max(np.ceil(high), np.floor(low) + MIN_WHOLE_BINS - 1)
         step = max(1.0, np.ceil((high - low + 1) / NUM_BINS))
         return np.arange(low - 0.5, high + 0.5 + step, step)
     pad = 0.02 * (high - low) or max(0.5, 0.1 * abs(low))

@@ -43,11 +43,17 @@ def speech_pictures(snapshot: Snapshot) -> list[SpeechPicture]:
     fit = table.filter(pa.array((table["row"].to_numpy() >= 0) & table["has_audio"].to_numpy()))
     if not fit.num_rows:
         return []
-    long = fit.filter(pa.array(fit["num_frames"].to_numpy() >= MIN_FRAMES))
-    fit = long if long.num_rows else fit
+    fit = _where_any(fit, fit["num_frames"].to_numpy() >= MIN_FRAMES)
+    if "sync_confidence" in fit.column_names:
+        fit = _where_any(fit, np.isfinite(fit["sync_confidence"].to_numpy()))  # silence shows nothing
     rows = {row["clip"]: row for row in [*_worst(fit), *spread(fit.filter(fit["is_kept"]), NUM_CLIPS)]}
     chosen = [(row, ref) for row, ref in refs(snapshot, list(rows.values())) if _has_all(ref)]
     return [_picture(snapshot, row, ref) for row, ref in chosen[:NUM_CLIPS]]
+
+
+def _where_any(table: pa.Table, is_chosen: NDArray[np.bool_]) -> pa.Table:
+    """The chosen rows; all of them where none is."""
+    return table.filter(pa.array(is_chosen)) if is_chosen.any() else table
 
 
 def _worst(table: pa.Table) -> list[dict[str, Any]]:
