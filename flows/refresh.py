@@ -52,6 +52,7 @@ def _compute(run: Run, work: Sequence[ShardWork]) -> None:
     singles = [_single(run, item, source) for item in run.broken for source in item.sources]
     run.broken = []
     _run_shards(run, singles)
+    run.progress.close()
 
 
 def _is_missing(run: Run, item: ShardWork) -> bool:

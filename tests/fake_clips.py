@@ -103,7 +103,7 @@ def talking_clip(
     count = num_samples(num_frames + 2 * pad)
     strength = loudness(count, seed)
     sound = 0.2 * strength * harmonics(np.full(count, 140.0)) + _noise(count, seed)
-    drop_px = 12 * strength.reshape(-1, num_samples(1)).mean(axis=1)[pad : pad + num_frames]
+    drop_px = 12 * strength[:: num_samples(1)][pad : pad + num_frames]
     face = moving_face(num_frames, drop_px)
     face += np.random.default_rng(seed + 1).normal(0, noise_px, face.shape)
     face[list(missing)] = np.nan

@@ -7,10 +7,11 @@
 The truth is known: where each head is in each picture, and when each flash and each beep comes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -18,10 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.catalog import ClipRule, Dataset, Layout
+from storage.frame_store import FrameStore
 from storage.keys import sha256_file
+from storage.objects import ObjectStore
 from storage.records import Source
+from storage.tables import read_table, to_numpy
 from storage.timelaw import SAMPLE_RATE_HZ
+from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, SOURCES_FILE, TRACKS_FILE, cut_shard
 from tasks.encode import VideoWriter
+from tasks.faces.backend import FaceBackend
 
 HEAD_CLIPS = ("head_shoulders_450_25fps.mp4", "surprise_512_25fps_3s.mp4")  # two persons, frontal
 WIDTH, HEIGHT = 320, 256
@@ -166,3 +172,60 @@ def _drawn(index: int, cast: Sequence[tuple[Pictures, Placing]], size: tuple[int
             pictures[index % len(pictures)], matrix, size, canvas, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT
         )
     return canvas
+
+
+# ---- what the cut made of them ---------------------------------------------------------------------------------------
+
+
+class CutObject:
+    """A committed cut, read for tests: states, clip rows and tracks by source name; frames as stored."""
+
+    def __init__(self, folder: Path, sources: Sequence[Source]) -> None:
+        self.folder = folder
+        self.frames = FrameStore(folder / FRAMES_FOLDER)
+        self._id = {source.name: source.source_id for source in sources}
+        self.source_rows = {row["source_id"]: row for row in read_table(folder / SOURCES_FILE).to_pylist()}
+        self.clip_rows = read_table(folder / CLIPS_FILE).to_pylist()
+        self._tracks = read_table(folder / TRACKS_FILE)
+        self._track_row = {clip: row for row, clip in enumerate(self._tracks["clip"].to_pylist())}
+
+    def state(self, name: str) -> tuple[str, str]:
+        """(state, reason) of a source."""
+        row = self.source_rows[self._id[name]]
+        return row["state"], row["reason"]
+
+    def source(self, name: str) -> dict[str, Any]:
+        """Row of SOURCE_COLUMNS."""
+        return self.source_rows[self._id[name]]
+
+    def clips(self, name: str) -> list[dict[str, Any]]:
+        """Rows of CLIP_COLUMNS of a source, kept or not, in their order."""
+        return [row for row in self.clip_rows if row["source_id"] == self._id[name]]
+
+    def stored(self, name: str) -> list[dict[str, Any]]:
+        """Of those, the stored ones."""
+        return [row for row in self.clips(name) if row["is_stored"]]
+
+    def track(self, clip: str, column: str) -> NDArray[Any]:
+        """A column of TRACK_COLUMNS."""
+        return to_numpy(self._tracks, column, self._track_row[clip])
+
+    def valid(self, clip: str) -> NDArray[np.bool_]:
+        """[N] bool: landmarks are known."""
+        return np.isfinite(self.track(clip, "landmarks")).all(axis=(1, 2))
+
+    def source_landmarks(self, row: Mapping[str, Any]) -> NDArray[np.float64]:
+        """[N, 68, 2] px in the upright source, from those in the crop and the stored transform."""
+        inverse = np.linalg.inv(np.array(row["source_to_crop"]).reshape(3, 3))
+        return self.track(row["clip"], "landmarks") @ inverse[:2, :2].T + inverse[:2, 2]
+
+
+def cut_files(
+    store: Path, paths: Sequence[Path], dataset: Dataset, backend: FaceBackend, layouts: Mapping[str, str] | None = None
+) -> CutObject:
+    """Cuts files of the dataset's root as one shard; `layouts`: name -> layout where it is not 'files'."""
+    sources = [source_at(path, (layouts or {}).get(path.stem, "files")) for path in paths]
+    objects = ObjectStore(store)
+    result = cut_shard("shard", sources, dataset, objects, backend)
+    assert not result.failed
+    return CutObject(objects.path(result.key), sources)

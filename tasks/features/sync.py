@@ -18,7 +18,7 @@ from storage.timelaw import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from tasks.clip import Clip
 from tasks.head import eye_distance_px
 
-VERSION = 1
+VERSION = 2
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy",)
 SOURCES = ("head.py", "faces/landmark_maps.py")
@@ -93,9 +93,14 @@ def jaw_opening(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def vowel_envelope(samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[N] compressed energy of 1 to 2.5 kHz in 80 ms around the middle of each frame, of samples [640 N]."""
-    padded = np.pad(samples, (ENVELOPE_WINDOW - SAMPLES_PER_FRAME) // 2).astype(np.float64)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, ENVELOPE_WINDOW)[::SAMPLES_PER_FRAME]
+    """[N] compressed energy of 1 to 2.5 kHz in 80 ms around the instant of each picture, of samples [640 N].
+
+    Picture i is of time i/25 s, the start of its share of the samples: windows around that share's middle would make
+    every sound look half a frame early.
+    """
+    padded = np.pad(samples, ENVELOPE_WINDOW // 2).astype(np.float64)
+    starts = range(0, len(samples), SAMPLES_PER_FRAME)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, ENVELOPE_WINDOW)[starts]
     spectra = np.fft.rfft(frames * np.hanning(ENVELOPE_WINDOW), axis=1)
     first, last = (round(edge * ENVELOPE_WINDOW / SAMPLE_RATE_HZ) for edge in BAND_HZ)
     return np.square(np.abs(spectra[:, first:last])).mean(axis=1) ** COMPRESSION
