@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from flows.progress import Progress
 from storage import snapshot as snapshots
 from storage.catalog import Dataset, load_dataset
+from storage.errors import PreflightError
 from storage.hash_cache import HashCache
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
@@ -86,6 +87,7 @@ def take_stock(run: Run) -> tuple[Inventory, Plan, list[ShardWork]]:
         cache = HashCache(run.options.store / "state" / "files.json", header_seconds)
         inventory = take_inventory(run.dataset, cache)
         cache.save()
+        _require_sources(run.dataset, inventory)
     with run.progress.step("plan", "plan"):
         parent = snapshots.latest(run.options.store)
         inventory = _limited(inventory, parent, run.options)
@@ -98,6 +100,16 @@ def take_stock(run: Run) -> tuple[Inventory, Plan, list[ShardWork]]:
         plan = make_plan(inventory.sources, shards, reusable, run.dataset.shard_minutes)
         work = find_work(plan, known, run.dataset, run.params, run.objects)
     return inventory, plan, work
+
+
+def _require_sources(dataset: Dataset, inventory: Inventory) -> None:
+    """An empty tree is far more often a disk that is not mounted than a wish to publish nothing."""
+    if not inventory.sources:
+        patterns = ", ".join(layout.pattern for layout in dataset.layouts.values())
+        raise PreflightError(
+            f"dataset {dataset.name!r}: no video below {dataset.root} ({inventory.num_ignored} other files, "
+            f"{inventory.num_not_selected} not selected); is it mounted? patterns: {patterns}"
+        )
 
 
 def _limited(inventory: Inventory, parent: Snapshot | None, options: RefreshOptions) -> Inventory:

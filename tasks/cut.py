@@ -296,13 +296,11 @@ class _Job:
         if self.audio is not None:
             audio_end_s = self.audio.start_s + len(self.audio.samples) / num_samples(FPS)
             if self.audio.start_s - info.video_start_s > AV_PAD_S:
-                first = math.ceil(self.audio.start_s * FPS)
-            last = math.floor((audio_end_s + AV_PAD_S) * FPS)
+                first = _first_slot(self.audio.start_s)
+            last = _last_slot(audio_end_s + AV_PAD_S)
         spans = self.source.spans or (Span(-1e9, 1e9),)
         return [
-            _Stretch(
-                max(first, math.ceil(span.start_s * FPS)), min(last, math.floor(span.end_s * FPS)), index, span.box
-            )
+            _Stretch(max(first, _first_slot(span.start_s)), min(last, _last_slot(span.end_s)), index, span.box)
             for index, span in enumerate(spans)
         ]
 
@@ -475,6 +473,16 @@ class _Frames:
                 raise RuntimeError("OpenCV could not encode a JPEG")
             out.append(data.tobytes())
         return out
+
+
+def _first_slot(time_s: float) -> int:
+    """First slot at or after a time; rounded first, for 0.28 s is slot 7 although 0.28 * 25 > 7 in binary."""
+    return math.ceil(round(time_s * FPS, 6))
+
+
+def _last_slot(time_s: float) -> int:
+    """First slot that is not wholly before a time, with the same rounding."""
+    return math.floor(round(time_s * FPS, 6))
 
 
 def _result(

@@ -1,11 +1,42 @@
 """Fixtures that every test may ask for."""
 
 import os
+import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may reach beyond this machine: a connection or name look-up elsewhere is an error."""
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(str(address[0])):  # type: ignore[index]
+            raise PermissionError(f"tests stay on loopback: connection to {address} refused")
+        connect(self, address)  # type: ignore[arg-type]
+
+    def guarded_resolve(host: object, *args: object, **options: object) -> object:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is not None and not _is_loopback(str(name)):
+            raise PermissionError(f"tests stay on loopback: look-up of {name} refused")
+        return resolve(host, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_resolve)
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "", "0.0.0.0", "::", socket.gethostname()):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @pytest.fixture(scope="session")

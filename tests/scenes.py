@@ -227,5 +227,5 @@ def cut_files(
     sources = [source_at(path, (layouts or {}).get(path.stem, "files")) for path in paths]
     objects = ObjectStore(store)
     result = cut_shard("shard", sources, dataset, objects, backend)
-    assert not result.failed
+    assert not result.failed, result.failed
     return CutObject(objects.path(result.key), sources)

@@ -107,7 +107,7 @@ def test_time_law_and_a_landmark_row_for_every_frame(real):
         assert real.frames.num_frames(clip) == num_frames
         assert real.frames.audio(clip).shape == (640 * num_frames,)
         assert row["has_audio"]
-        assert np.abs(real.frames.audio(clip)).max() > 0.01
+        assert np.abs(real.frames.audio(clip)).max() > 0.01 or "fastmotion" in name, "one file is silent"
         landmarks, boxes = real.track(clip, "landmarks"), real.track(clip, "source_box")
         assert landmarks.shape == (num_frames, 68, 2)
         assert boxes.shape == (num_frames, 4)
@@ -495,7 +495,7 @@ def test_a_rotated_file_gives_the_crops_of_its_upright_copy(tmp_path, anna, back
 def cut_sources(root: Path, sources, dataset, backend) -> CutObject:
     store = ObjectStore(root / "store")
     result = cut_shard("shard", sources, dataset, store, backend)
-    assert not result.failed
+    assert not result.failed, result.failed
     return CutObject(store.path(result.key), sources)
 
 
