@@ -7,10 +7,7 @@ onto a blurred, moving background, the way HDTF and MEAD look, and the 1080x1920
 """
 
 import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # read when the libraries load, hence before their import
-
+import shutil
 import statistics
 import tempfile
 import time
@@ -26,7 +23,6 @@ from numpy.typing import NDArray
 from storage.catalog import ClipRule, Dataset, Layout
 from storage.hash_cache import HashCache
 from storage.objects import ObjectStore
-
 from tasks import features
 from tasks.cut import cut_shard
 from tasks.encode import VideoWriter
@@ -45,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sources = _make_sources(Path(folder))
         _measure(Path(folder), sources["1280x720 h264"])  # loads models, compiles kernels
-        print(f"{'source':22} {'frames':>6} {'decode':>7} {'whole':>7} {'ratio':>6} {'bar':>5} {'frames/cpu-s':>12}  parts, ms per frame")
+        head = f"{'source':22} {'frames':>6} {'decode':>7} {'whole':>7} {'ratio':>6} {'bar':>5} {'frames/cpu-s':>12}"
+        print(f"{head}  parts, ms per frame")
         for name, path in sources.items():
             _print_row(name, [_measure(Path(folder), path) for _ in range(REPEATS)])
 
@@ -66,8 +63,6 @@ _TOTALS = ("frames", "decode", "whole")
 
 def _measure(folder: Path, path: Path) -> dict[str, float]:
     """CPU seconds of decoding `path` and of each step on it."""
-    import shutil
-
     dataset = Dataset(
         name="bench", root=path.parent, features={name: {} for name in features.discover() if name != "blendshapes"},
         layouts={"one": Layout(pattern=path.name, name="bench", subject="bench", clips=ClipRule())},
@@ -121,7 +116,7 @@ def _make_sources(folder: Path) -> dict[str, Path]:
 
 
 def _compose(source: Path, target: Path, width: int, height: int) -> None:
-    """The speaker upscaled to the full height over a blurred copy, with sensor noise; x264 as cameras are re-encoded."""
+    """The speaker upscaled to the full height over a blurred copy, with sensor noise; h264 as publishers encode it."""
     audio = read_audio(source)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 2.0, (8, height, width)).astype(np.float32)

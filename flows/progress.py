@@ -24,7 +24,7 @@ class Progress:
         """Opens the bar of a step."""
         self._bars[step] = tqdm(
             total=total, desc=f"{step:<9}", unit=f" {unit}", disable=self._is_quiet, file=sys.stderr, leave=True,
-            dynamic_ncols=True, mininterval=0.2, bar_format=_FORMAT,
+            dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, bar_format=_FORMAT,
         )  # fmt: skip
 
     def add(self, step: str, count: int = 1, note: str = "") -> None:

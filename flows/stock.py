@@ -95,7 +95,8 @@ def take_stock(run: Run) -> tuple[Inventory, Plan, list[ShardWork]]:
         known = {
             member.source_id: member for entry in (parent.body.shards if parent else ()) for member in entry.members
         }
-        known |= {source.source_id: source.member() for source in inventory.sources if source.is_usable}
+        # Among equal sources the first by path stands for all of them, as in the plan.
+        known |= {source.source_id: source.member() for source in reversed(inventory.sources) if source.is_usable}
         reusable = reusable_shards(shards, known, run.dataset, run.objects)
         plan = make_plan(inventory.sources, shards, reusable, run.dataset.shard_minutes)
         work = find_work(plan, known, run.dataset, run.params, run.objects)

@@ -11,7 +11,7 @@
     |-- WeightsError             a weight file is missing, or its hash is wrong
     `-- Rejected                 a property of the input: deterministic, remembered (reason code and detail)
 
-Everything else that is raised while a source is worked on is *failed*: ours or the machine's, retried by the next refresh.
+Everything else raised while a source is worked on is *failed*: ours or the machine's, retried by the next refresh.
 """
 
 from enum import StrEnum

@@ -49,7 +49,7 @@ class HashCache:
         """
         if not os.access(path, os.R_OK):
             raise PermissionError(13, "Permission denied", str(path))
-        state = os.stat(path)
+        state = path.stat()
         stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         key = os.fsencode(path).hex()
         entry = self._entries.get(key)

@@ -61,7 +61,7 @@ def _pinned(store: Path) -> set[str]:
 def _unreachable(objects: ObjectStore, reachable: Iterable[str], grace: timedelta) -> tuple[list[str], int, int]:
     keep = set(reachable)
     keys, num_bytes, num_young = [], 0, 0
-    for key in objects.keys():
+    for key in objects.keys():  # noqa: SIM118 - a store, not a mapping
         if key in keep:
             continue
         try:

@@ -6,9 +6,12 @@ from storage.snapshot import Snapshot
 
 
 def diff_snapshots(old: Snapshot, new: Snapshot) -> dict[str, Any]:
-    """Sources added, removed, changed (same path, other content), renamed (same content, other path), with another
-    state; clips added, removed, changed (other content), kept and dropped now; settings that differ.
-    """  # noqa: D205
+    """What differs, as plain values.
+
+    Returns:
+        'sources': added, removed, changed (same path, other content), renamed (same content, other path), and those in
+        another state; 'clips': added, removed, changed (other content), kept now, dropped now; 'config': settings.
+    """
     before = {row["path"]: row for row in old.source_table.to_pylist()}
     after = {row["path"]: row for row in new.source_table.to_pylist()}
     gone, fresh = set(before) - set(after), set(after) - set(before)

@@ -14,7 +14,9 @@ from storage.hash_cache import HashCache
 from storage.records import Source
 from tasks.annotations import spans_of
 
-VIDEO_EXTENSIONS = frozenset(".mp4 .mov .mkv .webm .avi .m4v .3gp .3g2 .mj2 .mpg .mpeg .ts .wmv .flv".split())
+VIDEO_EXTENSIONS = frozenset(
+    (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".3gp", ".3g2", ".mj2", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
+)
 
 
 @dataclass(frozen=True, slots=True)
