@@ -10,6 +10,7 @@ from flows import steps
 from flows.fingerprint import remember_fingerprint
 from flows.stock import RefreshOptions, Run, open_run, take_stock
 from flows.version import code_version
+from storage.errors import OutOfSpace
 from storage.records import Shard, Source, StepResult
 from storage.snapshot import Snapshot
 from tasks import features
@@ -103,6 +104,8 @@ def _collect(run: Run, item: ShardWork, handles: Mapping[str, Any]) -> None:
         try:
             done[step] = handle if isinstance(handle, StepResult) else handle.result()
             run.num_new += done[step].is_new
+        except OutOfSpace:
+            raise
         except Exception as problem:
             error = error or problem
         _advance(run, step, item)

@@ -228,17 +228,17 @@ class _Job:
             }
         for stretch, window, frames in self._windows(stretches, keep_frames=True):
             self._store(stretch, window, frames)
+        self._note_empty(stretches)
         self._check_totals()
 
     def state(self) -> tuple[str, str, str]:
         """(state, reason, detail): done when a clip is stored; else the reason that dropped most clips."""
         if self.rows.tracks:
             return "done", "", ""
-        if not self.rows.clips:
-            return "rejected", Reason.TOO_SHORT.value, "no stretch of it is long enough for a clip"
         reasons = Counter(row["reason"] for row in self.rows.clips)
-        # Where a face was seen at all, its absence is not what the source is about.
-        reason = max(reasons, key=lambda name: (name != Reason.NO_FACE.value, reasons[name]))
+        # A short rest says nothing about the source; where a face was seen, its absence elsewhere says little.
+        weight = {Reason.TOO_SHORT.value: 0, Reason.NO_FACE.value: 1}
+        reason = max(reasons, key=lambda name: (weight.get(name, 2), reasons[name]))
         detail = next(row["detail"] for row in self.rows.clips if row["reason"] == reason)
         return "rejected", reason, f"none of {len(self.rows.clips)} expected clips: {detail}"
 
@@ -330,21 +330,32 @@ class _Job:
             yield from current.finish()
 
     def _store(self, stretch: _Stretch, window: Window, frames: "_Frames | None") -> None:
-        clip = f"{self.source.source_id}.{window.index:04d}"
-        row: dict[str, Any] = {
-            "clip": clip, "source_id": self.source.source_id, "window": window.index, "span": stretch.index,
-            "is_stored": False, "reason": "", "detail": "", "num_frames": len(window),
-            "start_s": (stretch.first + window.start) / FPS, "has_audio": self.audio is not None,
-            "crop_x_px": 0, "crop_y_px": 0, "crop_side_px": 0, "size_px": self.dataset.crop.size_px,
-            "source_to_crop": np.eye(3),
-        }  # fmt: skip
+        row = self._row(stretch, window.index, window.start, len(window))
         refusal = self._refusal(window)
         if refusal is not None:
             row["reason"], row["detail"] = refusal[0].value, refusal[1]
         else:
             assert frames is not None
-            row |= self._write(clip, stretch, window, frames)
+            row |= self._write(row["clip"], stretch, window, frames)
         self.rows.clips.append(row)
+
+    def _row(self, stretch: _Stretch, index: int, start: int, num_frames: int) -> dict[str, Any]:
+        """The row of CLIP_COLUMNS of an expected clip that is not stored (yet)."""
+        return {
+            "clip": f"{self.source.source_id}.{index:04d}", "source_id": self.source.source_id, "window": index,
+            "span": stretch.index, "is_stored": False, "reason": "", "detail": "", "num_frames": num_frames,
+            "start_s": (stretch.first + start) / FPS, "has_audio": self.audio is not None,
+            "crop_x_px": 0, "crop_y_px": 0, "crop_side_px": 0, "size_px": self.dataset.crop.size_px,
+            "source_to_crop": np.eye(3),
+        }  # fmt: skip
+
+    def _note_empty(self, stretches: Sequence[_Stretch]) -> None:
+        """A span in which nothing can be used, past the end of the file say, is an expected clip all the same."""
+        used = {row["span"] for row in self.rows.clips}
+        for stretch in [stretch for stretch in stretches if stretch.index not in used]:
+            row = self._row(stretch, len(self.rows.clips) + 1, 0, 0)
+            row |= {"reason": Reason.TOO_SHORT.value, "detail": "the file has no picture with sound in this span"}
+            self.rows.clips.append(row)
 
     def _refusal(self, window: Window) -> tuple[Reason, str] | None:
         """Why a window is no clip, decided from the input alone; scores are judged when publishing."""
@@ -437,7 +448,7 @@ class _Tracked:
 
     def _track(self) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
         faces = self.tracker.push(self.grays)
-        for window in self.assembler.push(faces, np.array(self.corrupt)):
+        for window in self.assembler.push(faces, np.array(self.corrupt), self.tracker.num_pending):
             yield self.stretch, window, self.frames
         self.grays, self.corrupt = [], []
         self.frames.buffer.release_before(self.assembler.start if self.keep_frames else len(self.frames.buffer))
@@ -481,7 +492,7 @@ def _first_slot(time_s: float) -> int:
 
 
 def _last_slot(time_s: float) -> int:
-    """First slot that is not wholly before a time, with the same rounding."""
+    """First slot that ends after a time, with the same rounding."""
     return math.floor(round(time_s * FPS, 6))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from storage.errors import TalksetError
 from storage.objects import ObjectStore
 from storage.records import StepResult
 from storage.tables import read_table, to_numpy, write_table
@@ -101,6 +102,8 @@ def _rows(name: str, params: BaseModel, clips: Sequence[Clip]) -> list[dict[str,
     for clip in clips:
         try:
             rows.append({features.CLIP_KEY.name: clip.key, **extractor.extract(clip, params, shared[clip.group])})
+        except TalksetError:
+            raise
         except Exception as error:
             # The clip's name is what a person needs first; the error itself stays chained.
             raise RuntimeError(

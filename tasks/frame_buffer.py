@@ -8,6 +8,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.files import out_of_space
+
 BLOCK_FRAMES = 25
 MAX_RAM_BYTES = 768 << 20
 
@@ -50,7 +52,11 @@ class FrameBuffer:
         return self._end
 
     def append(self, y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8]) -> Planes:
-        """Copies one picture in and returns the copy, valid until its block is released or spilled."""
+        """Copies one picture in and returns the copy, valid until its block is released or spilled.
+
+        Raises:
+            OutOfSpace: the file that older pictures wait in cannot grow.
+        """
         block, row = divmod(self._end, BLOCK_FRAMES)
         if block in self._spilled:
             self._restore(block)
@@ -99,11 +105,13 @@ class FrameBuffer:
         return self._free.pop() if self._free else np.empty((BLOCK_FRAMES, self._frame_bytes), dtype=np.uint8)
 
     def _spill(self, block: int) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - closed by close()
         data = self._blocks.pop(block)
-        self._file.seek(block * data.nbytes)
-        self._file.write(data.data)
+        with out_of_space(self._scratch):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - closed by close()
+            self._file.seek(block * data.nbytes)
+            self._file.write(data.data)
+            self._file.flush()
         self._spilled.add(block)
         self._free.append(data)
 

@@ -79,7 +79,7 @@ def _check_thresholds(dataset: Dataset, names: Sequence[str]) -> None:
     unknown = sorted(set(dataset.thresholds) - set(scores))
     if unknown:
         have = ", ".join(scores)
-        raise ConfigError(f"dataset {dataset.name!r}: thresholds.{unknown[0]}: nobody gives this score; there are {have}")
+        raise ConfigError(f"dataset {dataset.name!r}: thresholds.{unknown[0]}: no such score; there are {have}")
 
 
 def find_work(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.catalog import ClipRule
-from tasks.faces.track import BlockFaces
+from tasks.faces.track import BlockFaces, TrackBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +59,31 @@ class WindowAssembler:
     _num_faces: list[NDArray[np.int16]] = field(default_factory=list)
     _corrupt: list[NDArray[np.bool_]] = field(default_factory=list)
     _scores: dict[int, float] = field(default_factory=dict)
+    _held: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     @property
     def start(self) -> int:
         """Number of the first frame that is still needed."""
         return self._start
 
-    def push(self, faces: BlockFaces, is_corrupt: NDArray[np.bool_]) -> Iterator[Window]:
-        """Takes the next frames; yields the windows they complete."""
+    def push(self, faces: BlockFaces, is_corrupt: NDArray[np.bool_], num_pending: int = 0) -> Iterator[Window]:
+        """Takes the next frames; yields the windows they complete.
+
+        The last `num_pending` of them wait for the next block: a cut that it begins with lies before them.
+        """
+        if len(self._held):
+            faces, is_corrupt = _after_held(len(self._held), faces), np.concatenate([self._held, is_corrupt])
+        decided = len(is_corrupt) - num_pending
+        self._held = is_corrupt[decided:]
+        yield from self._push(faces, is_corrupt[:decided])
+
+    def _push(self, faces: BlockFaces, is_corrupt: NDArray[np.bool_]) -> Iterator[Window]:
         begin, total = 0, len(is_corrupt)
-        cuts = [int(at) for at in np.flatnonzero(faces.is_cut)]
+        cuts = [int(at) for at in np.flatnonzero(faces.is_cut[:total])]
         while begin < total:
             cut = next((at for at in cuts if at > begin or (at == begin and self._length)), total)
             if cut == begin:
-                yield from self.finish()
+                yield from self._end_shot()
                 cuts = [at for at in cuts if at > begin]
                 continue
             end = min(cut, begin + self.rule.frames - self._length)
@@ -82,7 +93,12 @@ class WindowAssembler:
             begin = end
 
     def finish(self) -> Iterator[Window]:
-        """Ends the shot; yields what is left of it."""
+        """Ends the last shot; yields what is left of it."""
+        held, self._held = self._held, self._held[:0]
+        yield from self._push(_no_faces(len(held)), held)
+        yield from self._end_shot()
+
+    def _end_shot(self) -> Iterator[Window]:
         if self._length:
             yield self._close(is_tail=self._length < self.rule.min_frames)
         self._scores.clear()
@@ -122,6 +138,20 @@ class WindowAssembler:
         """The best track, -1 without one; ties go to the older track."""
         inside = [track for track in sorted(tracks) if _is_inside(tracks[track], self.region)]
         return max(inside, key=lambda track: self._scores[track], default=-1)
+
+
+def _no_faces(count: int) -> BlockFaces:
+    return BlockFaces(np.zeros(count, bool), [], np.zeros(count, np.int16))
+
+
+def _after_held(count: int, faces: BlockFaces) -> BlockFaces:
+    """The block with `count` frames without a face put before it; a cut at its beginning moves before them."""
+    empty = _no_faces(count)
+    empty.is_cut[0] = faces.is_cut[0]
+    missing = np.full((count, 68, 2), np.nan, np.float32)
+    tracks = [TrackBlock(track.track_id, np.concatenate([missing, track.landmarks])) for track in faces.tracks]
+    rest = faces.is_cut & (np.arange(len(faces.is_cut)) > 0)
+    return BlockFaces(np.concatenate([empty.is_cut, rest]), tracks, np.concatenate([empty.num_faces, faces.num_faces]))
 
 
 def _length_times_area(landmarks: NDArray[np.float32]) -> float:

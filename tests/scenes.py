@@ -168,9 +168,7 @@ def _drawn(index: int, cast: Sequence[tuple[Pictures, Placing]], size: tuple[int
         # Half-pixel centres; warpAffine clips what lies outside the canvas.
         shift = 0.5 * scale - 0.5
         matrix = np.array([[scale, 0, left + shift], [0, scale, top + shift]])
-        cv2.warpAffine(
-            pictures[index % len(pictures)], matrix, size, canvas, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT
-        )
+        cv2.warpAffine(pictures[index % len(pictures)], matrix, size, canvas, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
     return canvas
 
 

@@ -42,6 +42,11 @@ class CutFinder:
         self._before: NDArray[np.int16] | None = None  # the picture before an open question
         self._num_waited = 0  # frames pending since then
 
+    @property
+    def num_pending(self) -> int:
+        """Frames at the end of all those pushed whose question is still open; a cut would lie before the first."""
+        return 0 if self._before is None else self._num_waited
+
     def push(self, grays: Sequence[NDArray[np.uint8]]) -> Cuts:
         """Judge the next frames, each uint8 [H, W]."""
         num = len(grays)

@@ -130,6 +130,14 @@ class FaceTracker:
         self._num_tracks = 0
         self._next_discovery = 0
 
+    @property
+    def num_pending(self) -> int:
+        """Last frames of the last block that may follow a cut: if the next block begins with one, it lies before them.
+
+        They have no landmarks either way.
+        """
+        return self._cuts.num_pending
+
     def push(self, grays: Sequence[NDArray[np.uint8]]) -> BlockFaces:
         """Follow the faces through the next frames, each uint8 [H, W] with any strides."""
         block = _Block(grays, self._num_frames, self._cuts.push(grays), {})

@@ -72,7 +72,8 @@ def test_a_video_that_matches_nothing_is_rejected_not_forgotten(root):
 
 
 ODD_NAMES = [
-    "with space", "hash#mark", "question?", "percent%41", "co:lon", 'quo"te', "it's", "new\nline", "-dash", "\U0001f600",
+    "with space", "hash#mark", "question?", "percent%41", "co:lon", 'quo"te', "it's", "new\nline", "-dash",
+    "\U0001f600",
     "x" * 250, unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"), "back\\slash", "..dots..",
 ]  # fmt: skip
 
