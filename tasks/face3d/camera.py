@@ -33,7 +33,7 @@ def project_centred(posed: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def to_pixels(centred: NDArray[np.floating], size_px: int) -> NDArray[np.float64]:
     """Centred image coordinates [..., 2] to pixel coordinates in a crop of `size_px`."""
-    return centred * (size_px / IMAGE_PX, -size_px / IMAGE_PX) + (size_px - 1) / 2
+    return np.asarray(centred, np.float64) * (size_px / IMAGE_PX, -size_px / IMAGE_PX) + (size_px - 1) / 2
 
 
 def to_centred(pixels: NDArray[np.floating], size_px: int) -> NDArray[np.float64]:

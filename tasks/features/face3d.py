@@ -54,8 +54,8 @@ class Params(Settings):
     """
 
     shape_model: str = "gp80x64"
-    shape_model_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
-    num_id_frames: int = Field(32, ge=1, le=256)
+    shape_model_sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    num_id_frames: int = Field(default=32, ge=1, le=256)
 
 
 def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> Arrays:

@@ -39,7 +39,7 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: Literal["track", "dlib", "face_alignment", "mediapipe"] = "track"
-    min_face_px: int = Field(60, ge=20)
+    min_face_px: int = Field(default=60, ge=20)
 
 
 def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> dict[str, NDArray]:

@@ -54,9 +54,9 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    f0_low_hz: float = Field(80.0, ge=40.0)
-    f0_high_hz: float = Field(750.0, le=2000.0)
-    voicing_threshold: float = Field(0.6, gt=0.0, lt=1.0)
+    f0_low_hz: float = Field(default=80.0, ge=40.0)
+    f0_high_hz: float = Field(default=750.0, le=2000.0)
+    voicing_threshold: float = Field(default=0.6, gt=0.0, lt=1.0)
 
 
 def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> dict[str, NDArray]:

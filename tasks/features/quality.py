@@ -78,7 +78,7 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pixel_stride: int = Field(5, ge=1)
+    pixel_stride: int = Field(default=5, ge=1)
     silent_below_db: float = -60.0
 
 

@@ -57,8 +57,8 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    detrend_frames: int = Field(15, ge=3)
-    min_overlap_frames: int = Field(25, ge=3)
+    detrend_frames: int = Field(default=15, ge=3)
+    min_overlap_frames: int = Field(default=25, ge=3)
 
 
 def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> dict[str, NDArray | np.generic]:

@@ -3,7 +3,6 @@
 The schedule is that of GeneFace++ as its paper line describes it; here the fine stage counts.
 """
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -12,10 +11,8 @@ from tasks.face3d.settings import Settings
 from tasks.face3d.shape_model import NUM_EXP, NUM_ID, ShapeModel
 
 
-def fit_adam(
-    observed: NDArray, model: ShapeModel, settings: Settings
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """id [80], exp [N, 64], euler [N, 3], trans [N, 3] of centred landmarks [N, 68, 2]; squared error, no robust weights."""
+def fit_adam(observed: NDArray, model: ShapeModel, settings: Settings) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """id [80], exp [N, 64], euler [N, 3], trans [N, 3] of centred landmarks [N, 68, 2]; plain squared error."""
     count = len(observed)
     identity, exp = torch.zeros(NUM_ID), torch.zeros(count, NUM_EXP)
     euler, trans = torch.zeros(count, 3), torch.zeros(count, 3)
