@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.table import Row, finish
 from storage.catalog import ClipRule, Dataset, Layout
 from storage.hash_cache import HashCache
 from storage.objects import ObjectStore
@@ -36,26 +37,25 @@ BARS = {"1280x720 h264": 3.3, "1920x1080 h264": 2.4}
 
 
 def main() -> None:
-    """Prints one row per source: ms per frame of decoding and of the whole, their ratio, frames per CPU second."""
+    """One row per source: the ratio of the whole to decoding, and where the time of the whole goes."""
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         sources = _make_sources(Path(folder))
         _measure(Path(folder), sources["1280x720 h264"])  # loads models, compiles kernels
-        head = f"{'source':22} {'frames':>6} {'decode':>7} {'whole':>7} {'ratio':>6} {'bar':>5} {'frames/cpu-s':>12}"
-        print(f"{head}  parts, ms per frame")
-        for name, path in sources.items():
-            _print_row(name, [_measure(Path(folder), path) for _ in range(REPEATS)])
+        finish([_row(name, [_measure(Path(folder), path) for _ in range(REPEATS)]) for name, path in sources.items()])
 
 
-def _print_row(name: str, runs: list[dict[str, float]]) -> None:
+def _row(name: str, runs: list[dict[str, float]]) -> Row:
     median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     ratio = statistics.median(run["whole"] / run["decode"] for run in runs)
-    frames = median["frames"]
+    frames, bar = median["frames"], BARS.get(name)
     parts = ", ".join(f"{key} {1000 * value / frames:.2f}" for key, value in median.items() if key not in _TOTALS)
-    print(
-        f"{name:22} {frames:6.0f} {1000 * median['decode'] / frames:7.2f} {1000 * median['whole'] / frames:7.2f} "
-        f"{ratio:6.2f} {BARS.get(name, float('nan')):5.1f} {frames / median['whole']:12.0f}  {parts}"
+    notes = (
+        f"{1000 * median['whole'] / frames:.2f} against {1000 * median['decode'] / frames:.2f} ms per frame; "
+        f"{frames / median['whole']:.0f} frames per CPU second; {parts}"
     )
+    what = f"whole pipeline / decoding, {name}"
+    return Row(what, f"{ratio:.2f}x", f"<= {bar}x" if bar else "", ratio <= bar if bar else None, notes)
 
 
 _TOTALS = ("frames", "decode", "whole")

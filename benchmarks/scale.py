@@ -4,8 +4,8 @@
 
 A tree of 100,000 small files (one clip each, the hardest case for planning) and a store in which every step of every
 shard is committed under its real key, with tables of the real columns but short rows and no media. Then each command
-runs in a process of its own: what a refresh does in its driver before and after the computing, what it does when
-nothing changed, status, explain, and listing the clips. Everything is in the page cache.
+runs in a process of its own: what a refresh does in its driver before and after the computing, the same on top of
+a snapshot, status, explain, and listing the clips. Everything is in the page cache.
 """
 
 import json
@@ -277,9 +277,9 @@ def _table_bytes(columns: tuple[Column, ...], num_rows: int) -> bytes:
 
 
 def _value(rng: np.random.Generator, column: Column) -> Any:
-    if column.dtype == "string":
-        return "" if not column.shape else np.full(column.shape, "", dtype=object)
     lengths = [_length(axis) for axis in column.shape]
+    if column.dtype == "string":
+        return np.full(lengths, "", dtype=object) if lengths else ""
     values = rng.uniform(0.7, 1.2, lengths) * (100 if column.name.endswith("_px") else 1)
     return values.astype(column.dtype) if column.shape else np.dtype(column.dtype).type(values)
 

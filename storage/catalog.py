@@ -43,9 +43,9 @@ class ClipRule(Block):
         max_s: a whole take longer than this is split into windows of this length.
     """
 
-    length_s: float | Literal["whole"] = 5.0
+    length_s: Annotated[float, Field(ge=0.2)] | Literal["whole"] = 5.0
     min_tail_s: float = Field(default=3.0, gt=0)
-    max_s: float = Field(default=60.0, gt=0)
+    max_s: float = Field(default=60.0, ge=0.2)
 
     @property
     def frames(self) -> int:
@@ -115,7 +115,7 @@ class FaceRule(Block):
     """
 
     backend: str = "dlib"
-    tracking: dict[str, float] = {}
+    tracking: dict[str, float | None] = {}
     max_faces: int | None = None
 
 

@@ -97,6 +97,8 @@ def write_table(
 ) -> None:
     """Write one Parquet file; rows are consumed eight at a time, so a generator keeps memory small.
 
+    Tables with nothing per frame are scanned whole, never row by row: they get one large row group.
+
     Args:
         path: new file; nothing is left behind when writing fails.
         rows: one mapping per clip with exactly the names of `columns`; values are arrays of the declared dtype and
@@ -109,21 +111,31 @@ def write_table(
         OutOfSpace: the disk is full.
     """
     schema = schema_of(columns, metadata or {})
+    num_rows = ROWS_PER_GROUP if any(column.is_ragged for column in columns) else _SCALAR_ROWS_PER_GROUP
     try:
         with files.out_of_space(path), _writer(path, schema, columns) as writer:
-            for first, chunk in _chunks(iter(rows)):
+            for first, chunk in _chunks(iter(rows), num_rows):
                 arrays = [_to_arrow(column, _cells(column, chunk, first)) for column in columns]
                 _check_rows(chunk, columns, first)
-                writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROWS_PER_GROUP)
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=num_rows)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def write_scalars(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
+def write_scalars(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column],
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+) -> None:  # fmt: skip
     """Write a table of scalars only, column by column: made to be scanned whole, 100,000 rows in seconds.
 
     Numbers that a row lacks are NaN; it is an error for any other column to lack a value.
+
+    Args:
+        path: new file.
+        rows: one mapping per row.
+        columns: all of shape ().
+        arrays: columns that are given whole, in the order of the rows, and are not looked up in them.
 
     Raises:
         KeyError, TypeError, ValueError: a row does not match its columns.
@@ -131,10 +143,14 @@ def write_scalars(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequen
     """
     schema = schema_of(columns, {})
     types = [_ARROW_TYPES[column.dtype] for column in columns]
-    arrays = [pa.array(_scalars(rows, column), kind) for column, kind in zip(columns, types, strict=True)]
+    given = arrays or {}
+    cells = [
+        pa.array(given[column.name] if column.name in given else _scalars(rows, column), kind, from_pandas=False)
+        for column, kind in zip(columns, types, strict=True)
+    ]
     with files.out_of_space(path):
         pq.write_table(
-            pa.Table.from_arrays(arrays, schema=schema), path, row_group_size=_SCALAR_ROWS_PER_GROUP,
+            pa.Table.from_arrays(cells, schema=schema), path, row_group_size=_SCALAR_ROWS_PER_GROUP,
             compression="zstd", compression_level=ZSTD_LEVEL, write_page_checksum=True,
         )  # fmt: skip
 
@@ -154,6 +170,18 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """
     with _reading(path) as file:
         return file.read(columns=_existing(file, path, columns), use_threads=False)
+
+
+def read_numbers(path: Path) -> pa.Table:
+    """Read the columns that hold one number (or truth value) per clip, leaving arrays and text on the disk.
+
+    Raises:
+        StoreCorrupt: the file is missing, cut short or fails its page checksums.
+    """
+    with _reading(path) as file:
+        columns = columns_of(file.schema_arrow)
+        names = [column.name for column in columns if not column.shape and column.dtype != "string"]
+        return file.read(columns=names, use_threads=False)
 
 
 def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
@@ -256,9 +284,9 @@ def _writer(path: Path, schema: pa.Schema, columns: Sequence[Column]) -> pq.Parq
     )
 
 
-def _chunks(rows: Iterator[Mapping[str, Any]]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+def _chunks(rows: Iterator[Mapping[str, Any]], size: int) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
     first = 0
-    while chunk := list(islice(rows, ROWS_PER_GROUP)):
+    while chunk := list(islice(rows, size)):
         yield first, chunk
         first += len(chunk)
 

@@ -1,5 +1,6 @@
 """Inventory: walk the dataset root by its patterns and write down every source before any work starts."""
 
+import errno
 import os
 import re
 import stat
@@ -98,13 +99,18 @@ def escape_path(path: str) -> str:
 
 def _files(root: Path) -> Iterator[str]:
     """Relative paths of everything under root that is no folder; links to folders are not entered (no loops)."""
-    for folder, subfolders, names in os.walk(root, followlinks=False):
+    for folder, subfolders, names in os.walk(root, onerror=_unlistable, followlinks=False):
         subfolders.sort(key=os.fsencode)
         prefix = os.path.relpath(folder, root)
         # A link to a folder stands among the subfolders but is not walked: it is named as unsafe instead of vanishing.
         links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
         for name in [*names, *links]:
             yield name if prefix == "." else f"{prefix}/{name}"
+
+
+def _unlistable(error: OSError) -> None:
+    """A folder that cannot be listed would make its sources vanish without a word."""
+    raise PreflightError(f"{error.filename}: cannot be listed ({error.strerror}); mend that and refresh again") from error
 
 
 def _match(dataset: Dataset, relative: str) -> tuple[Layout, str, dict[str, str]] | None:
@@ -148,10 +154,10 @@ def _source(
         subject=layout.subject.format_map(labels),
         labels={key: value for key, value in labels.items() if key != "subject"},
     )
-    refusal = _refusal(root, relative)
-    if refusal:
-        return replace(named, reason=refusal[0], detail=refusal[1])
     try:
+        refusal = _refusal(root, relative)
+        if refusal:
+            return replace(named, reason=refusal[0], detail=refusal[1])
         facts = cache.facts(root / relative)
         audio_path_hex, audio_sha256 = _audio(root, layout, groups, cache)
     except OSError as error:
@@ -172,13 +178,21 @@ def _name(layout: Layout, groups: dict[str, str]) -> str:
 
 
 def _refusal(root: Path, relative: str) -> tuple[Reason, str] | None:
-    """Why the path may not be opened, or None: links out of the root, devices, pipes, sockets, unreadable entries."""
+    """Why the path may not be opened, or None: links out of the root or nowhere, devices, pipes, sockets.
+
+    Raises:
+        OSError: the machine, not the path, is at fault.
+    """
     path = root / relative
     try:
         if not path.resolve(strict=True).is_relative_to(root.resolve()):
             return Reason.UNSAFE_PATH, "a link that leaves the dataset's root"
         mode = path.stat().st_mode
-    except (OSError, RuntimeError):
+    except RuntimeError:
+        return Reason.UNSAFE_PATH, "a link that leads in a circle"
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         return Reason.UNSAFE_PATH, "a link that leads nowhere or in a circle"
     if stat.S_ISDIR(mode):
         return Reason.UNSAFE_PATH, "a link to a folder; links to folders are not followed"

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from storage import snapshot as snapshots
 from storage.catalog import Dataset, SplitRule
 from storage.emotions import canonical_emotion
@@ -16,13 +19,16 @@ from storage.keys import object_key
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard, Source, State, StepResult
 from storage.snapshot import CLIPS_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
-from storage.tables import Column, columns_of, read_schema, read_table, write_scalars
+from storage.tables import Column, read_numbers, read_table, write_scalars
 from tasks.cut import CLIPS_FILE, SOURCES_FILE
 from tasks.extract import FEATURES_FILE
 from tasks.inventory import Inventory
 from tasks.plan import Plan
 
 PUBLISH_VERSION = 1
+
+# Score (extractor_column) -> [clips stored in the shard] float64.
+_Scores = Mapping[str, NDArray[np.float64]]
 
 # A threshold on these scores has a reason code of its own.
 _REASON_OF_SCORE = {
@@ -72,7 +78,8 @@ def publish_snapshot(
     """
     objects = ObjectStore(store)
     sources = _source_rows(objects, inventory, plan, results, failed)
-    clips = _clip_rows(objects, dataset, plan, results)
+    scores = {result.shard.shard_id: _scores(objects, result) for result in results}
+    clips = _clip_rows(objects, dataset, plan, results, scores)
     _close_accounts(inventory, results, sources, clips)
     _count_into(sources, clips)
     parent = snapshots.latest(store)
@@ -83,7 +90,7 @@ def publish_snapshot(
         config=dataset.model_dump(mode="json", exclude={"root", "name"}),
         code_version=code_version,
         shards=tuple(_entry(result) for result in results),
-        tables=_commit_tables(objects, clips, sources),
+        tables=_commit_tables(objects, clips, sources, scores),
         counts=_counts(inventory, sources, clips),
         splits=dict(sorted(Counter(_kept(clips, "split")).items())),
         skipped_features=dict(sorted(skipped_features.items())),
@@ -114,7 +121,7 @@ def _source_rows(
     cut_rows: dict[str, dict[str, Any]] = {}
     shard_of: dict[str, str] = {}
     for result in results:
-        for row in read_table(objects.path(result.cut.key) / SOURCES_FILE).to_pylist():
+        for row in read_table(objects.path(result.cut.key) / SOURCES_FILE, _CUT_SOURCE_COLUMNS).to_pylist():
             cut_rows[row["source_id"]] = row
             shard_of[row["source_id"]] = result.shard.shard_id
     return [_source_row(source, plan, cut_rows, shard_of, failed) for source in inventory.sources]
@@ -124,15 +131,16 @@ def _source_row(
     source: Source, plan: Plan, cut_rows: Mapping[str, dict[str, Any]], shard_of: Mapping[str, str],
     failed: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    cut = cut_rows.get(source.source_id, {}) if source.is_usable else {}
-    state, reason, detail, twin = _state_of(source, plan, cut, failed)
+    source_id = source.source_id if source.is_usable else ""
+    cut = cut_rows.get(source_id, {})
+    state, reason, detail, twin = _state_of(source, source_id, plan, cut, failed)
     return {
-        "path": source.path, "path_hex": source.path_hex, "source_id": source.source_id if source.is_usable else "",
+        "path": source.path, "path_hex": source.path_hex, "source_id": source_id,
         "layout": source.layout, "name": source.name, "subject": source.subject,
         "labels": json.dumps(source.labels, sort_keys=True, ensure_ascii=False), "size_bytes": source.size_bytes,
         "sha256": source.sha256, "audio_sha256": source.audio_sha256, "state": state.value if state else "",
         "reason": reason, "detail": detail, "duplicate_of": twin,
-        "shard_id": shard_of.get(source.source_id, "") if state in (State.DONE, State.REJECTED) else "",
+        "shard_id": shard_of.get(source_id, "") if state in (State.DONE, State.REJECTED) else "",
         "num_expected": 0, "num_kept": 0, "num_frames_kept": 0,
         "codec": cut.get("codec", ""), "width_px": cut.get("width_px", 0), "height_px": cut.get("height_px", 0),
         "avg_fps": cut.get("avg_fps", 0.0), "num_slots": cut.get("num_slots", 0),
@@ -141,7 +149,7 @@ def _source_row(
 
 
 def _state_of(
-    source: Source, plan: Plan, cut: Mapping[str, Any], failed: Mapping[str, str]
+    source: Source, source_id: str, plan: Plan, cut: Mapping[str, Any], failed: Mapping[str, str]
 ) -> tuple[State | None, str, str, str]:
     """(state, reason, detail, duplicate_of); no state when nobody has dealt with the source."""
     if source.reason is not None:
@@ -150,8 +158,8 @@ def _state_of(
         return State.FAILED, "", source.error, ""
     if source.path_hex in plan.duplicates:
         return State.DUPLICATE, "", f"same content as {plan.duplicates[source.path_hex]}", source.sha256
-    if source.source_id in failed:
-        return State.FAILED, "", failed[source.source_id], ""
+    if source_id in failed:
+        return State.FAILED, "", failed[source_id], ""
     if not cut:
         return None, "", "", ""
     return State(cut["state"]), cut["reason"], cut["detail"], ""
@@ -161,42 +169,36 @@ def _state_of(
 
 
 def _clip_rows(
-    objects: ObjectStore, dataset: Dataset, plan: Plan, results: Sequence[ShardResults]
+    objects: ObjectStore, dataset: Dataset, plan: Plan, results: Sequence[ShardResults], scores: Mapping[str, _Scores]
 ) -> list[dict[str, Any]]:
     live = set(plan.by_id)
     rows: list[dict[str, Any]] = []
     for result in results:
-        scores = _scores(objects, result)
-        stored = 0
-        for row in read_table(objects.path(result.cut.key) / CLIPS_FILE).to_pylist():
+        shard_id, stored = result.shard.shard_id, 0
+        for row in read_table(objects.path(result.cut.key) / CLIPS_FILE, _CUT_CLIP_COLUMNS).to_pylist():
             at = stored if row["is_stored"] else -1
             stored += row["is_stored"]
             if row["source_id"] in live:
-                rows.append(_clip_row(row, at, scores, result.shard.shard_id, plan.by_id[row["source_id"]], dataset))
+                rows.append(_clip_row(row, at, scores[shard_id], shard_id, plan.by_id[row["source_id"]], dataset))
     _name_uniquely(rows)
     return sorted(rows, key=lambda row: row["name"])
 
 
-def _scores(objects: ObjectStore, result: ShardResults) -> dict[str, list[float]]:
-    """Score column -> value per stored clip, from every scalar number of every extractor."""
-    out: dict[str, list[float]] = {}
+def _scores(objects: ObjectStore, result: ShardResults) -> dict[str, NDArray[np.float64]]:
+    """Every scalar number of every extractor."""
+    out: dict[str, NDArray[np.float64]] = {}
     for name, feature in sorted(result.features.items()):
-        path = objects.path(feature.key) / FEATURES_FILE
-        wanted = [
-            column.name for column in columns_of(read_schema(path)) if not column.shape and column.dtype != "string"
-        ]
-        table = read_table(path, wanted) if wanted else None
-        for column in wanted:
-            assert table is not None
-            out[f"{name}_{column}"] = [float(value) for value in table[column].to_pylist()]
+        table = read_numbers(objects.path(feature.key) / FEATURES_FILE)
+        for column in table.column_names:
+            out[f"{name}_{column}"] = table[column].to_numpy().astype(np.float64)
     return out
 
 
 def _clip_row(
-    row: Mapping[str, Any], at: int, scores: Mapping[str, list[float]], shard_id: str, source: Source, dataset: Dataset
+    row: Mapping[str, Any], at: int, scores: _Scores, shard_id: str, source: Source, dataset: Dataset
 ) -> dict[str, Any]:
-    values = {name: column[at] if at >= 0 else float("nan") for name, column in scores.items()}
-    reason, detail = (row["reason"], row["detail"]) if at < 0 else _judge(values, dataset)
+    judged = {name: float(scores[name][at]) for name in dataset.thresholds if name in scores} if at >= 0 else {}
+    reason, detail = _judge(judged, dataset) if at >= 0 else (row["reason"], row["detail"])
     layout = dataset.layouts[source.layout]
     return {
         "name": _clip_name(source, row, is_whole=layout.clips.length_s == "whole"), "clip": row["clip"],
@@ -207,7 +209,7 @@ def _clip_row(
         "take": source.labels.get("take", ""), "view": source.labels.get("view", ""),
         "num_frames": row["num_frames"], "start_s": row["start_s"], "has_audio": row["has_audio"],
         "crop_x_px": row["crop_x_px"], "crop_y_px": row["crop_y_px"], "crop_side_px": row["crop_side_px"],
-        "size_px": row["size_px"], **values,
+        "size_px": row["size_px"],
     }  # fmt: skip
 
 
@@ -319,33 +321,54 @@ def _ref(result: StepResult) -> ObjectRef:
 
 
 def _commit_tables(
-    objects: ObjectStore, clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
-) -> ObjectRef:
+    objects: ObjectStore, clips: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, _Scores],
+) -> ObjectRef:  # fmt: skip
     """clips.parquet and sources.parquet as one object whose key is the hash of their contents."""
+    columns = _score_columns(clips, scores)
     digest = hashlib.sha256()
     for row in (*clips, *sources):
         digest.update(json.dumps(list(row.values()), ensure_ascii=False).encode())
+    for name, values in columns.items():
+        digest.update(name.encode() + values.tobytes())
     inputs = {"rows": digest.hexdigest(), "num_clips": len(clips), "num_sources": len(sources)}
     key = object_key("publish", PUBLISH_VERSION, inputs)
     if not objects.exists(key):
         with objects.stage("publish", key, inputs) as staging:
-            write_scalars(staging.path / CLIPS_TABLE, clips, _columns(clips, _CLIP_COLUMNS))
-            write_scalars(staging.path / SOURCES_TABLE, sources, _columns(sources, _SOURCE_COLUMNS))
+            described = (Column(name, "float64", doc="score; NaN where the clip is not stored") for name in columns)
+            write_scalars(staging.path / CLIPS_TABLE, clips, (*_CLIP_COLUMNS, *described), columns)
+            write_scalars(staging.path / SOURCES_TABLE, sources, _SOURCE_COLUMNS)
             staging.commit()
     return objects.open(key)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], known: Sequence[Column]) -> tuple[Column, ...]:
-    """The fixed columns, then one float64 per score of any row."""
-    fixed = {column.name for column in known}
-    scores = sorted({name for row in rows for name in row} - fixed)
-    return (*known, *(Column(name, "float64", doc="score; NaN where the clip is not stored") for name in scores))
+def _score_columns(clips: Sequence[Mapping[str, Any]], scores: Mapping[str, _Scores]) -> dict[str, NDArray[np.float64]]:
+    """Score -> [num_clips] float64 in the order of `clips`, for every score of any shard; arrays keep memory small."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for number, clip in enumerate(clips):
+        if clip["row"] >= 0:
+            places.setdefault(clip["shard_id"], []).append((number, clip["row"]))
+    names = sorted({name for shard in scores.values() for name in shard})
+    out = {name: np.full(len(clips), np.nan) for name in names}
+    for shard_id, pairs in places.items():
+        numbers, rows = np.array(pairs).T
+        for name, values in scores[shard_id].items():
+            out[name][numbers] = values[rows]
+    return out
 
 
 def _text(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name, "string") for name in names)
 
 
+# What publishing needs of the cut's tables.
+_CUT_SOURCE_COLUMNS = (
+    "source_id", "state", "reason", "detail", "codec", "width_px", "height_px", "avg_fps", "num_slots", "num_corrupt",
+)  # fmt: skip
+_CUT_CLIP_COLUMNS = (
+    "clip", "source_id", "window", "span", "is_stored", "reason", "detail", "num_frames", "start_s", "has_audio",
+    "crop_x_px", "crop_y_px", "crop_side_px", "size_px",
+)  # fmt: skip
 _CLIP_COLUMNS = (
     *_text("name", "clip", "source_id", "shard_id"),
     Column("row", "int32", doc="row in the tables of its shard, -1 when not stored"),

@@ -81,7 +81,7 @@ class WindowAssembler:
         begin, total = 0, len(is_corrupt)
         cuts = [int(at) for at in np.flatnonzero(faces.is_cut[:total])]
         while begin < total:
-            cut = next((at for at in cuts if at > begin or (at == begin and self._length)), total)
+            cut = next((at for at in cuts if at >= begin), total)
             if cut == begin:
                 yield from self._end_shot()
                 cuts = [at for at in cuts if at > begin]

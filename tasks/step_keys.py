@@ -17,7 +17,7 @@ from storage.weights import fingerprint
 CUT_VERSION = 1
 _TASKS = Path(__file__).parent
 _CUT_SOURCES = (
-    "cut.py", "shots.py", "frame_buffer.py", "media.py", "resample.py", "geometry.py", "faces/track.py",
+    "cut.py", "shots.py", "frame_buffer.py", "media.py", "resample.py", "geometry.py", "faces/track.py", "faces/cuts.py",
 )  # fmt: skip
 _CUT_LIBRARIES = ("av", "numpy", "numba", "opencv-python", "soxr")
 _BACKENDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
