@@ -16,7 +16,7 @@ setup: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/talkset demo
-	$(BIN)/talkset refresh demo
+	$(BIN)/talkset refresh demo --store stores/demo
 	$(BIN)/talkset verify --store stores/demo
 	$(BIN)/talkset report --store stores/demo
 

@@ -63,6 +63,7 @@ def _rows(ones: Sequence[Run], twos: Sequence[Run]) -> list[Row]:
 
 def _run(folder: Path, num_workers: int) -> Run:
     """All shards on a fresh cluster of warm workers."""
+    import cv2
     from distributed import Client, LocalCluster
 
     addresses: dict[str, Any] = {
@@ -75,6 +76,7 @@ def _run(folder: Path, num_workers: int) -> Run:
         LocalCluster(n_workers=num_workers, threads_per_worker=1, silence_logs=40, **addresses) as cluster,
         Client(cluster) as client,
     ):
+        client.run(cv2.setNumThreads, 1)  # as every step of the flow does
         workers = list(client.scheduler_info()["workers"])
         warm = [_submit(client, folder, folder / f"warm{i}", [worker]) for i, worker in enumerate(workers)]
         client.gather([step for steps in warm for step in steps])

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from storage.errors import ConfigError, LockedError, TalksetError
+from storage.snapshot import store_dataset
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_LOCKED = range(5)
 
@@ -247,7 +248,9 @@ def _existing(given: Path | None) -> Path:
     """The store that is meant: given, $TALKSET_STORE, the working folder, or the only one in stores/."""
     named = os.environ.get("TALKSET_STORE")
     if given or named:
-        return Path(given or str(named)).absolute()
+        folder = Path(given or str(named)).absolute()
+        store_dataset(folder)
+        return folder
     if Path("store.json").is_file():
         return Path.cwd()
     found = sorted(path.parent for path in Path("stores").glob("*/store.json"))

@@ -8,33 +8,43 @@ from storage.catalog import Dataset
 from storage.errors import PreflightError
 from storage.files import make_dir
 from storage.lock import writer_lock
+from storage.snapshot import bind_store
 from storage.weights import resolve
 from tasks.inventory import require_root
 
 MIN_FREE_BYTES = 1 << 30
 
-# Weights that a face backend cannot do without.
-_BACKEND_WEIGHTS = {"dlib": ("dlib68",), "face_alignment": ("2dfan4", "s3fd"), "mediapipe": ("face_landmarker",)}
-
 
 def preflight(dataset: Dataset, store: Path, wait_s: float = 0.0) -> None:
-    """Checks root, store, disk, lock and weights; takes well under a second.
+    """Checks root, store, disk and lock; takes a moment.
 
     Raises:
         PreflightError: with what is wrong and what to do.
+        ConfigError: the store holds another dataset.
         LockedError: another process writes to the store.
-        WeightsError: a weight file is missing or wrong.
     """
     require_root(dataset)
     _check_writable(store)
     _check_space(store)
-    if dataset.face.backend not in _BACKEND_WEIGHTS:
-        known = ", ".join(_BACKEND_WEIGHTS)
-        raise PreflightError(f"dataset {dataset.name!r}: face.backend {dataset.face.backend!r}; there are {known}")
-    for name in _BACKEND_WEIGHTS[dataset.face.backend]:
-        resolve(name)
+    if (store / "store.json").exists():
+        bind_store(store, dataset.name)
     with writer_lock(store, wait_s):
         pass
+
+
+def preflight_work(dataset: Dataset) -> None:
+    """Checks what only a run with work to do needs: the extractors' and the tracker's parameters, the weights.
+
+    Raises:
+        ConfigError: an unknown extractor, parameter, threshold or face backend.
+        WeightsError: a weight file is missing or wrong.
+    """
+    from tasks.faces.backend import backend_facts
+    from tasks.pending import resolve_features
+
+    resolve_features(dataset)
+    for name in backend_facts(dataset.face.backend).weight_files:
+        resolve(name)
 
 
 def _check_writable(store: Path) -> None:

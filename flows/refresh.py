@@ -10,8 +10,8 @@ from flows import steps
 from flows.fingerprint import remember_fingerprint
 from flows.stock import RefreshOptions, Run, open_run, take_stock
 from flows.version import code_version
-from storage.errors import OutOfSpace
-from storage.records import Shard, Source, StepResult
+from storage.errors import OutOfSpace, error_text
+from storage.records import Shard, Source, State, StepResult
 from storage.snapshot import Snapshot
 from tasks import features
 from tasks.pending import ShardWork, subject_groups
@@ -39,7 +39,7 @@ def refresh(options: RefreshOptions) -> dict[str, Any]:
             report_folder = options.store / "reports" / f"{snapshot.body.number:06d}"
             if is_new or not (report_folder / "index.html").exists():
                 write_report(snapshot, report_folder)
-        remember_fingerprint(options.store, run.dataset, inventory, snapshot, is_complete=not _num_failed(snapshot))
+        remember_fingerprint(options.store, run.dataset, inventory, snapshot, is_complete=not _failed(snapshot))
         return _outcome(run, snapshot, is_new)
 
 
@@ -50,7 +50,10 @@ def _compute(run: Run, work: Sequence[ShardWork]) -> None:
     run.progress.start("cut", sum(len(item.sources) for item in todo), "sources")
     run.progress.start("extract", len(todo) * len(run.params), "tables")
     _run_shards(run, todo)
-    singles = [_single(run, item, source) for item in run.broken for source in item.sources]
+    # A worker that died takes the step of a shard with it through no fault of the shard: once more, then one by one.
+    again, run.broken = run.broken, []
+    _run_shards(run, again)
+    singles = [_single(item, source) for item in run.broken for source in item.sources]
     run.broken = []
     _run_shards(run, singles)
     run.progress.close()
@@ -65,7 +68,7 @@ def _finished(run: Run, item: ShardWork) -> ShardResults:
     return ShardResults(item.shard, item.members, item.cut, item.features)
 
 
-def _single(run: Run, item: ShardWork, source: Source) -> ShardWork:
+def _single(item: ShardWork, source: Source) -> ShardWork:
     shard = Shard.of((source.source_id,), item.shard.minutes / max(1, len(item.sources)))
     return ShardWork(shard, (source.member(),), (source,))
 
@@ -112,7 +115,8 @@ def _collect(run: Run, item: ShardWork, handles: Mapping[str, Any]) -> None:
     if error is None:
         _keep(run, item, done)
     elif len(item.sources) == 1:
-        run.failed[item.sources[0].source_id] = f"{type(error).__name__}: {error}"
+        get_run_logger().error("source %s failed", item.sources[0].path, exc_info=error)
+        run.failed[item.sources[0].source_id] = error_text(error)
     else:
         get_run_logger().warning("shard %s broke (%s); its sources are tried one by one", item.shard.shard_id, error)
         run.broken.append(item)
@@ -135,14 +139,16 @@ def _advance(run: Run, step: str, item: ShardWork) -> None:
         run.progress.add("extract", 1, step)
 
 
-def _num_failed(snapshot: Snapshot) -> int:
-    return int(snapshot.body.counts["sources"]["failed"])
+def _failed(snapshot: Snapshot) -> dict[str, str]:
+    """Path -> error of every failed source, also of those that could not even be read for the inventory."""
+    return {row["path"]: row["detail"] for row in snapshot.source_table.to_pylist() if row["state"] == State.FAILED}
 
 
 def _outcome(run: Run, snapshot: Snapshot, is_new: bool) -> dict[str, Any]:
-    status = "partial" if _num_failed(snapshot) else ("done" if is_new else "unchanged")
+    failed = _failed(snapshot)
+    status = "partial" if failed else ("done" if is_new else "unchanged")
     return {
         "status": status, "dataset": run.dataset.name, "store": str(run.options.store), "number": snapshot.body.number,
         "id": snapshot.id, "is_new": is_new, "steps_computed": run.num_new, "counts": snapshot.body.counts,
-        "splits": snapshot.body.splits, "skipped_features": dict(run.skipped), "failed": dict(run.failed),
+        "splits": snapshot.body.splits, "skipped_features": dict(run.skipped), "failed": failed,
     }  # fmt: skip

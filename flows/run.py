@@ -5,12 +5,15 @@ from typing import Any
 
 from flows.fingerprint import unchanged_snapshot
 from flows.logs import silence_console
-from flows.preflight import preflight
+from flows.preflight import preflight, preflight_work
 from flows.server import ENVIRONMENT, prefect_server
 from storage.catalog import Dataset, load_dataset
 from storage.hash_cache import HashCache
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory, header_seconds, take_inventory
+
+# How many workers a scheduler is taken to have, when shards in flight are counted; idle ones cost nothing.
+_CLUSTER_WORKERS = 64
 
 
 def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | None) -> dict[str, Any]:
@@ -27,9 +30,7 @@ def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | N
         unchanged = unchanged_snapshot(options["store"], dataset, inventory)
         if unchanged is not None:
             return _unchanged(options, unchanged)
-    from tasks.pending import resolve_features
-
-    resolve_features(dataset)
+    preflight_work(dataset)
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
     with prefect_server(options["store"] / "state" / "prefect"):
         from prefect.logging.handlers import APILogHandler
@@ -40,7 +41,7 @@ def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | N
 
         silence_console()
         os.environ["TALKSET_QUIET"] = "1"
-        count = workers or os.cpu_count() or 1
+        count = workers or (_CLUSTER_WORKERS if scheduler else os.cpu_count() or 1)
         flow = refresh.with_options(task_runner=make_runner(workers, scheduler))  # pyright: ignore[reportArgumentType]
         try:
             return flow(RefreshOptions(**options, workers=count))

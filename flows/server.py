@@ -49,6 +49,7 @@ def prefect_server(home: Path) -> Iterator[str]:
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
+        _require_answer(given)
         yield given
         return
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
@@ -66,6 +67,17 @@ def prefect_server(home: Path) -> Iterator[str]:
             _stop(process)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
+
+
+def _require_answer(url: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=10):
+            return
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise PreflightError(
+            f"PREFECT_API_URL is {url}, which does not answer ({reason}); start it or unset it"
+        ) from None
 
 
 def _start(port: int, log: int) -> subprocess.Popen[bytes]:

@@ -42,7 +42,9 @@ def extract(
     if not cut_result.key:
         return StepResult(name, shard_id, (), "", "", 0, 0, 0.0, False)
     keys = {need: result.key for need, result in needs.items()}
-    groups = [subjects[source_id] for source_id in cut_result.source_ids]
+    # Numbered anew: without the sources that failed, the numbers must be those of a shard that never had them.
+    order: dict[int, int] = {}
+    groups = [order.setdefault(subjects[source_id], len(order)) for source_id in cut_result.source_ids]
     params = feature_params(dataset, name)
     return extract_shard(name, params, shard_id, cut_result, keys, groups, ObjectStore(Path(store)))
 

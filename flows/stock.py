@@ -10,10 +10,11 @@ from pydantic import BaseModel
 from flows.progress import Progress
 from storage import snapshot as snapshots
 from storage.catalog import Dataset, load_dataset
-from storage.errors import PreflightError
+from storage.errors import ConfigError, PreflightError
 from storage.hash_cache import HashCache
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
+from storage.records import Source
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory, header_seconds, take_inventory
 from tasks.pending import ShardWork, find_work, resolve_features, reusable_shards
@@ -77,6 +78,8 @@ def open_run(options: RefreshOptions) -> Iterator[Run]:
 def new_run(options: RefreshOptions) -> Run:
     """A run of which nothing is known yet."""
     dataset = load_dataset(options.dataset, options.catalog)
+    # Workers may run in another folder: they get the root as it is seen from here.
+    dataset = dataset.model_copy(update={"root": dataset.root.expanduser().absolute()})
     params, skipped = resolve_features(dataset)
     return Run(options, dataset, ObjectStore(options.store), Progress(options.is_quiet), params, skipped)
 
@@ -117,10 +120,19 @@ def _limited(inventory: Inventory, parent: Snapshot | None, options: RefreshOpti
     """The sources the parent has a final answer for, and at most `limit` others; with retry_failed only failed ones."""
     if options.limit is None and not options.retry_failed:
         return inventory
-    states = {row["path_hex"]: row["state"] for row in parent.source_table.to_pylist()} if parent else {}
-    old = [source for source in inventory.sources if states.get(source.path_hex, "failed") != "failed"]
-    new = [source for source in inventory.sources if states.get(source.path_hex, "failed") == "failed"]
+    if options.retry_failed and parent is None:
+        raise ConfigError("--retry-failed: nothing is published yet, so nothing has failed; refresh without it")
+    rows = parent.source_table.select(["source_id", "path_hex", "state"]).to_pylist() if parent else []
+    # By content, so that a renamed source is still the one that was done; by path for those that could not be read.
+    settled = {row["source_id"] or row["path_hex"] for row in rows if row["state"] != "failed"}
+    failed = {key for row in rows if row["state"] == "failed" for key in (row["source_id"], row["path_hex"])}
+
+    def is_settled(source: Source) -> bool:
+        return (source.source_id if source.is_usable else source.path_hex) in settled
+
+    fresh = [source for source in inventory.sources if not is_settled(source)]
     if options.retry_failed:
-        new = [source for source in new if source.path_hex in states]
-    chosen = sorted([*old, *new[: options.limit]], key=lambda source: bytes.fromhex(source.path_hex))
-    return replace(inventory, sources=tuple(chosen))
+        fresh = [source for source in fresh if {source.source_id, source.path_hex} & failed]
+    taken = {source.path_hex for source in fresh[: options.limit]}
+    chosen = tuple(source for source in inventory.sources if is_settled(source) or source.path_hex in taken)
+    return replace(inventory, sources=chosen, num_not_taken=len(inventory.sources) - len(chosen))

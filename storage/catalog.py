@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from storage.errors import ConfigError
+from storage.patterns import compile_pattern, template_fields
 
 CATALOG_FILE = "datasets.yaml"
 
@@ -87,6 +88,21 @@ class Layout(Block):
     clips: ClipRule = ClipRule()
     annotations: AnnotationRule | None = None
 
+    @model_validator(mode="after")
+    def _names_only_groups_of_the_pattern(self) -> "Layout":
+        groups = set(compile_pattern(self.pattern).groupindex)
+        templates = {"name": self.name, "subject": self.subject, "audio.path": self.audio.path or ""}
+        used = {where: template_fields(template) for where, template in templates.items()} | {
+            "select": set(self.select)
+        }
+        allowed = groups | ({"span"} if self.annotations else set())
+        for where, names in used.items():
+            for name in sorted(names - (allowed if where == "name" else groups)):
+                raise ValueError(
+                    f"{where} uses {{{name}}}, the pattern has no such group{nearest(name, sorted(groups))}"
+                )
+        return self
+
 
 class CropRule(Block):
     """The square crop: output size, room around the face, and what one crop box holds for.
@@ -116,7 +132,7 @@ class FaceRule(Block):
 
     backend: str = "dlib"
     tracking: dict[str, float | None] = {}
-    max_faces: int | None = None
+    max_faces: int | None = Field(default=None, ge=1)
 
 
 class Threshold(Block):
@@ -124,6 +140,12 @@ class Threshold(Block):
 
     min: float | None = None
     max: float | None = None
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> "Threshold":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing could pass")
+        return self
 
 
 class SplitRule(Block):
@@ -167,11 +189,11 @@ class LimitRule(Block):
         max_corrupt_share: more corrupt frames than this reject the source; fewer drop the clips that hold them.
     """
 
-    max_pixels: int = 8192 * 4352
-    max_seconds: float = 4 * 3600
-    max_fps: float = 240.0
-    max_wall_s: float = 4 * 3600
-    max_corrupt_share: float = 0.1
+    max_pixels: int = Field(default=8192 * 4352, gt=0)
+    max_seconds: float = Field(default=4 * 3600.0, gt=0)
+    max_fps: float = Field(default=240.0, gt=0)
+    max_wall_s: float = Field(default=4 * 3600.0, gt=0)
+    max_corrupt_share: float = Field(default=0.1, ge=0, le=1)
 
 
 class Dataset(Block):
@@ -199,7 +221,7 @@ class Dataset(Block):
     training: TrainingRule = TrainingRule()
 
     @model_validator(mode="after")
-    def _face3d_needs_landmarks(self) -> "Dataset":
+    def _has_landmarks(self) -> "Dataset":
         if "landmarks" not in self.features:
             raise ValueError("features must include landmarks: no clip may be without a landmark row or a mask")
         return self
@@ -232,7 +254,7 @@ def load_dataset(name: str, path: Path | None = None) -> Dataset:
     """
     catalog = load_catalog(path)
     if name not in catalog:
-        hint = _nearest(name, list(catalog))
+        hint = nearest(name, list(catalog))
         raise ConfigError(f"datasets.yaml has no dataset {name!r}{hint}; it has {', '.join(sorted(catalog))}")
     return catalog[name]
 
@@ -260,7 +282,7 @@ def _explain(name: str, error: ValidationError) -> str:
     where = ".".join([name, *(str(part) for part in first["loc"])])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        return f"unknown key {where!r}{_nearest(key, _valid_keys(first['loc'][:-1]))}"
+        return f"unknown key {where!r}{nearest(key, _valid_keys(first['loc'][:-1]))}"
     return f"{where}: {first['msg']} (got {first['input']!r})"
 
 
@@ -282,7 +304,8 @@ def _model_in(annotation: Any) -> Any:
     return next((model for model in found if model is not None), None)
 
 
-def _nearest(word: str, choices: list[str]) -> str:
+def nearest(word: str, choices: list[str]) -> str:
+    """Continuation of an error message: the choice most like `word`, or all of them."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else (f"; valid keys: {', '.join(choices)}" if choices else "")
 

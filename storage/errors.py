@@ -14,7 +14,11 @@
 Everything else raised while a source is worked on is *failed*: ours or the machine's, retried by the next refresh.
 """
 
+import re
 from enum import StrEnum
+
+# Folders, network addresses, and long hexadecimal ids (of tasks, of memory).
+_ELSEWHERE = re.compile(r"(?<![\w.])/(?:[^\s/:'\",)]+/)+|\b\w+://[^\s'\",)]+|\b(?:0x)?[0-9a-f]{8,}(?:-[0-9a-f]{4,})*\b")
 
 
 class Reason(StrEnum):
@@ -75,6 +79,17 @@ class SnapshotConflict(TalksetError):
 
 class WeightsError(TalksetError):
     """A weight file is missing or is not the file it should be."""
+
+
+def error_text(error: BaseException) -> str:
+    """An error in one line that may be stored: its kind and cause, without paths, hosts or addresses.
+
+    What is stored enters ids, which must not depend on where the files or the workers are.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__}: {error.strerror}"
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {_ELSEWHERE.sub('...', first_line)[:300]}"
 
 
 class Rejected(TalksetError):

@@ -16,6 +16,7 @@ from storage.keys import sha256_file
 
 # A file that changed this shortly before it was hashed may change again within the clock's tick: hash it next time too.
 _RACY_NS = 2_000_000_000
+_SAVE_EVERY = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class HashCache:
         self._file = file
         self._measure = measure
         self._entries = _load(file)
+        self._num_new = 0
         self._seen: dict[str, list[int | float | str]] = {}
 
     def facts(self, path: Path) -> FileFacts:
@@ -60,14 +62,22 @@ class HashCache:
             facts = FileFacts(sha256_file(path)[0], state.st_size, self._measure(path))
             if now - state.st_ctime_ns < _RACY_NS:
                 return facts
+            self._num_new += 1
         self._seen[key] = [*stamp, facts.sha256, facts.seconds]
+        if self._num_new >= _SAVE_EVERY:
+            # A killed run must not hash terabytes again; entries not seen yet are kept, they may still come.
+            self._write({**self._entries, **self._seen})
+            self._num_new = 0
         return facts
 
     def save(self) -> None:
         """Writes what this run saw; files that are gone drop out."""
         if self._seen != self._entries:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            replace_durable(self._file, json.dumps(self._seen).encode())
+            self._write(self._seen)
+
+    def _write(self, entries: dict[str, list[int | float | str]]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        replace_durable(self._file, json.dumps(entries).encode())
 
 
 def _load(file: Path) -> dict[str, list[int | float | str]]:

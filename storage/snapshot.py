@@ -28,6 +28,9 @@ from storage.records import Member, Shard
 from storage.tables import read_row, read_table
 
 SCHEMA_VERSION = 1
+_REF_COLUMNS = ("name", "clip", "shard_id", "row", "num_frames")
+# Each open shard holds a file descriptor, of which a process commonly has 1024.
+_MAX_OPEN_SHARDS = 256
 CLIPS_TABLE = "clips.parquet"
 SOURCES_TABLE = "sources.parquet"
 
@@ -64,7 +67,7 @@ class SnapshotBody(BaseModel):
         parent: id of the snapshot before, None for the first.
         config: the resolved block, without its root.
         code_version: version of this package that published it.
-        shards: in the order of the plan.
+        shards: sorted by id.
         tables: object with clips.parquet and sources.parquet.
         counts: sources by state, clips by outcome, frames, and so on; they close (see tasks.publish).
         splits: split -> number of kept clips.
@@ -184,6 +187,13 @@ class Snapshot:
     def _shards(self) -> Mapping[str, ShardEntry]:
         return {shard.shard_id: shard for shard in self.body.shards}
 
+    @cached_property
+    def _place_of(self) -> Mapping[str, int]:
+        """Row of the clip table by name and by key, of stored clips."""
+        names, keys, rows = (self.clip_table[column].to_pylist() for column in ("name", "clip", "row"))
+        stored = [at for at, row in enumerate(rows) if row >= 0]
+        return {keys[at]: at for at in stored} | {names[at]: at for at in stored}
+
     def rows(self, split: str | None = None, kept: bool = True) -> list[dict[str, Any]]:
         """Rows of `clip_table` as mappings: kept clips (all expected ones with kept=False), of one split or all."""
         table = self.clip_table.to_pylist()
@@ -199,14 +209,16 @@ class Snapshot:
         Raises:
             KeyError: there is none.
         """
-        for row in self.rows(kept=False):
-            if name in (row["name"], row["clip"]) and row["row"] >= 0:
-                return self._ref(row)
+        at = self._place_of.get(name)
+        if at is not None:
+            return self._ref({column: self.clip_table[column][at].as_py() for column in _REF_COLUMNS})
         raise KeyError(f"snapshot {self.body.number} of {self.body.dataset} stores no clip {name!r}")
 
     def frames(self, shard: ShardEntry) -> FrameStore:
         """Frames and audio of a shard."""
         if shard.shard_id not in self._frames:
+            while len(self._frames) >= _MAX_OPEN_SHARDS:
+                self._frames.pop(next(iter(self._frames))).close()
             files = self.objects.manifest(shard.cut.key).files
             folder = self.objects.path(shard.cut.key) / "frames"
             self._frames[shard.shard_id] = FrameStore(folder, files["frames/data.mdb"].bytes)
@@ -307,7 +319,7 @@ def _load(store: Path, number: int) -> Snapshot:
     try:
         content = json.loads(path.read_bytes())
         body = SnapshotBody.model_validate(content["body"])
-    except (OSError, ValueError, KeyError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise StoreCorrupt(f"{path}: not a snapshot: {error}; restore it from a copy") from None
     if body.snapshot_id() != content["id"]:
         raise StoreCorrupt(f"{path}: its content does not have the id it names; restore it from a copy")

@@ -114,7 +114,8 @@ def _how_to_get(name: str, entry: WeightFile) -> str:
         where = f"install the Python package {entry.package}, or put {entry.file} into $TALKSET_WEIGHTS"
         return f"weights {name!r} not found: {where} ({size})"
     allow = ", or set TALKSET_ALLOW_DOWNLOAD=1" if entry.url else ""
-    folder = os.environ.get("TALKSET_WEIGHTS") or "the folder $TALKSET_WEIGHTS names"
+    # The folder itself is not named: the sentence is stored with the snapshot, whose id must not depend on it.
+    folder = "the folder $TALKSET_WEIGHTS names"
     source = f"get {entry.file} from {entry.url or entry.page} ({size})"
     return f"weights {name!r} not found: {source} and put it into {folder}{allow}"
 

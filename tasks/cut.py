@@ -3,6 +3,7 @@
 decode -> 25-fps slots -> copy -> track faces -> windows -> speaker -> one square per clip -> JPEG + PCM -> LMDB
 """
 
+import errno
 import math
 import os
 import time
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.catalog import Dataset, Layout
-from storage.errors import OutOfSpace, Reason, Rejected, StoreCorrupt
+from storage.errors import OutOfSpace, Reason, Rejected, StoreCorrupt, error_text
 from storage.frame_store import FrameStoreWriter
+from storage.keys import sha256_file
 from storage.objects import ObjectStore
 from storage.records import Source, Span, StepResult
 from storage.tables import Column, write_table
@@ -111,6 +113,8 @@ def cut_shard(
         if not attempt:
             return StepResult("cut", shard_id, (), "", "", 0, 0, time.monotonic() - began, False, failed)
         key, inputs = cut_key(dataset, [source.member() for source in attempt])
+        if store.exists(key):
+            return _result(shard_id, attempt, store, key, began, is_new=False, failed=failed)
         broken = _commit_cut(key, inputs, attempt, dataset, store, backend)
         if not broken:
             return _result(shard_id, attempt, store, key, began, is_new=True, failed=failed)
@@ -137,7 +141,7 @@ def _commit_cut(
                 except (OutOfSpace, StoreCorrupt):
                     raise
                 except Exception as error:
-                    failed[source.source_id] = f"{type(error).__name__}: {error}"
+                    failed[source.source_id] = error_text(error)
                 seconds[source.source_id] = round(time.monotonic() - began, 3)
         if not failed:
             write_table(staging.path / SOURCES_FILE, rows.sources, SOURCE_COLUMNS, {"step": "cut"})
@@ -176,11 +180,15 @@ def _cut_or_reject(
         job.run()
         state = job.state()
     except Rejected as rejection:
+        if rejection.reason is Reason.TIMEOUT:
+            # How long reading takes is a property of the machine: failed, not rejected.
+            raise TimeoutError(job.without_paths(rejection.detail)) from rejection
         for row in job.rows.tracks:
             writer.drop_clip(row["clip"])
         job.rows.tracks.clear()
         job.rows.clips.clear()
         state = ("rejected", rejection.reason.value, job.without_paths(rejection.detail))
+    job.check_contents()
     rows.sources.append(job.source_row(*state))
     rows.clips.extend(job.rows.clips)
     rows.tracks.extend(job.rows.tracks)
@@ -392,6 +400,16 @@ class _Job:
             return np.zeros(num_samples(num_frames), np.int16)
         samples = cut_audio(self.audio, first_slot, num_frames)
         return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+    def check_contents(self) -> None:
+        """The key promises the bytes that the inventory hashed, perhaps hours ago: they must still be those.
+
+        Raises:
+            OSError: a file was changed meanwhile; the source is tried again by the next refresh.
+        """
+        for path, expected in ((self.path, self.source.sha256), (self.audio_path, self.source.audio_sha256)):
+            if path is not None and expected and sha256_file(path)[0] != expected:
+                raise OSError(errno.ESTALE, "the file was changed while it was read; refresh again")
 
     def _check_totals(self) -> None:
         """Judges the source as a whole, which is only known at its end."""

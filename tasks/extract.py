@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from storage.errors import TalksetError
+from storage.keys import canonical_json
 from storage.objects import ObjectStore
 from storage.records import StepResult
 from storage.tables import read_table, to_numpy, write_table
@@ -42,7 +43,7 @@ def extract_shard(
             clips = load_clips(store, cut, needs, groups)
             rows = _rows(name, params, clips)
             columns = features.discover()[name].COLUMNS
-            metadata = {"extractor": name, "params": params.model_dump_json()}
+            metadata = {"extractor": name, "params": canonical_json(features.key_params(name, params)).decode()}
             write_table(staging.path / FEATURES_FILE, rows, (features.CLIP_KEY, *columns), metadata)
             staging.commit(timing={"seconds": round(time.monotonic() - began, 3)})
     ref = store.open(key)

@@ -41,7 +41,9 @@ class FrameBuffer:
         self._frame_bytes = height_px * width_px + 2 * self._half[0] * self._half[1]
         self._max_blocks = max(2, max_ram_bytes // (self._frame_bytes * BLOCK_FRAMES))
         self._blocks: dict[int, NDArray[np.uint8]] = {}
-        self._spilled: set[int] = set()
+        self._spilled: dict[int, int] = {}  # block -> its place in the file, counted in blocks
+        self._places: list[int] = []  # places that are free again
+        self._num_places = 0
         self._free: list[NDArray[np.uint8]] = []
         self._scratch = scratch
         self._file: IO[bytes] | None = None
@@ -81,13 +83,14 @@ class FrameBuffer:
         first = index // BLOCK_FRAMES
         for block in [block for block in self._blocks if block < first]:
             self._free.append(self._blocks.pop(block))
-        self._spilled = {block for block in self._spilled if block >= first}
+        for block in [block for block in self._spilled if block < first]:
+            self._places.append(self._spilled.pop(block))
 
     def close(self) -> None:
         """Gives memory and disk back."""
         if self._file:
             self._file.close()
-        self._blocks, self._free, self._spilled = {}, [], set()
+        self._blocks, self._free, self._spilled = {}, [], {}
 
     def _view(self, row: NDArray[np.uint8]) -> Planes:
         luma = self._shape[0] * self._shape[1]
@@ -109,10 +112,15 @@ class FrameBuffer:
         with out_of_space(self._scratch):
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - closed by close()
-            self._file.seek(block * data.nbytes)
+            if not self._places:
+                # The file grows with the pictures that wait at the same time, not with the length of the video.
+                self._places.append(self._num_places)
+                self._num_places += 1
+            place = self._places.pop()
+            self._file.seek(place * data.nbytes)
             self._file.write(data.data)
             self._file.flush()
-        self._spilled.add(block)
+        self._spilled[block] = place
         self._free.append(data)
 
     def _restore(self, block: int) -> None:
@@ -120,8 +128,9 @@ class FrameBuffer:
         # A clip is read in order once it is whole: blocks before this one are done with, else the last is needed last.
         before = [other for other in self._blocks if other < block]
         target = self._fresh(before[0] if before else max(self._blocks, default=0))
-        self._file.seek(block * target.nbytes)
+        place = self._spilled.pop(block)
+        self._places.append(place)
+        self._file.seek(place * target.nbytes)
         if self._file.readinto(target.data) != target.nbytes:  # pyright: ignore[reportAttributeAccessIssue]
             raise OSError("scratch file of the frame buffer is shorter than what was written to it")
-        self._spilled.discard(block)
         self._blocks[block] = target

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from storage.catalog import Dataset, Layout
 from storage.errors import PreflightError, Reason
 from storage.hash_cache import HashCache
+from storage.patterns import compile_pattern
 from storage.records import Source
 from tasks.annotations import spans_of
 
@@ -28,11 +28,13 @@ class Inventory:
         sources: one per video file.
         num_not_selected: files that match a pattern but not its `select`.
         num_ignored: files that are no video by name and match no pattern.
+        num_not_taken: sources that this run was told to leave aside (--limit, --retry-failed).
     """
 
     sources: tuple[Source, ...]
     num_not_selected: int
     num_ignored: int
+    num_not_taken: int = 0
 
 
 def take_inventory(dataset: Dataset, cache: HashCache) -> Inventory:
@@ -110,24 +112,17 @@ def _files(root: Path) -> Iterator[str]:
 
 def _unlistable(error: OSError) -> None:
     """A folder that cannot be listed would make its sources vanish without a word."""
-    raise PreflightError(f"{error.filename}: cannot be listed ({error.strerror}); mend that and refresh again") from error
+    raise PreflightError(
+        f"{error.filename}: cannot be listed ({error.strerror}); mend that and refresh again"
+    ) from error
 
 
 def _match(dataset: Dataset, relative: str) -> tuple[Layout, str, dict[str, str]] | None:
     for name, layout in dataset.layouts.items():
-        found = _compiled(layout.pattern).fullmatch(relative)
+        found = compile_pattern(layout.pattern).fullmatch(relative)
         if found:
             return layout, name, {key: value or "" for key, value in found.groupdict().items()}
     return None
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """`a/{x}/b_{y:regex}.mp4` as a regular expression; a bare group takes anything but a slash. (`re` caches it.)"""
-    parts = re.split(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}", pattern)
-    out = [re.escape(parts[0])]
-    for name, regex, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        out.append(f"(?P<{name}>{regex or '[^/]+'})" + re.escape(literal))
-    return re.compile("".join(out), re.DOTALL)
 
 
 def _is_selected(layout: Layout, groups: Mapping[str, str]) -> bool:

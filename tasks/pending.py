@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ValidationError
 
-from storage.catalog import Dataset
+from storage.catalog import Dataset, nearest
 from storage.errors import ConfigError
 from storage.objects import ObjectStore
 from storage.records import Member, Shard, Source, StepResult
 from storage.tables import read_table
 from tasks import features
 from tasks.cut import CLIPS_FILE
+from tasks.faces.track import TrackParams
 from tasks.plan import Plan
 from tasks.step_keys import cut_key, feature_key
 
@@ -46,6 +47,7 @@ def resolve_features(dataset: Dataset) -> tuple[dict[str, BaseModel], dict[str, 
     Raises:
         ConfigError: an extractor that does not exist, or a parameter it does not have.
     """
+    _check_tracking(dataset)
     found = features.discover()
     unknown = sorted(set(dataset.features) - set(found))
     if unknown:
@@ -56,15 +58,27 @@ def resolve_features(dataset: Dataset) -> tuple[dict[str, BaseModel], dict[str, 
         try:
             params[name] = found[name].Params.model_validate(given)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"dataset {dataset.name!r}: features.{name}.{where}: {first['msg']}") from None
+            raise ConfigError(_explain(f"features.{name}", error, found[name].Params, dataset)) from None
         why = features.missing(name, params[name])
         if why:
             skipped[name] = why
     ready = features.in_order([name for name in params if name not in skipped])
     _check_thresholds(dataset, ready)
     return {name: params[name] for name in ready}, skipped
+
+
+def _check_tracking(dataset: Dataset) -> None:
+    try:
+        TrackParams.model_validate(dataset.face.tracking)
+    except ValidationError as error:
+        raise ConfigError(_explain("face.tracking", error, TrackParams, dataset)) from None
+
+
+def _explain(where: str, error: ValidationError, model: type[BaseModel], dataset: Dataset) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    hint = nearest(key, list(model.model_fields)) if first["type"] == "extra_forbidden" else f" ({first['msg']})"
+    return f"dataset {dataset.name!r}: {where}.{key}{hint}"
 
 
 def _check_thresholds(dataset: Dataset, names: Sequence[str]) -> None:

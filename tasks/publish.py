@@ -20,6 +20,8 @@ from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard, Source, State, StepResult
 from storage.snapshot import CLIPS_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
 from storage.tables import Column, read_numbers, read_table, write_scalars
+from storage.timelaw import FPS
+from tasks import features
 from tasks.cut import CLIPS_FILE, SOURCES_FILE
 from tasks.extract import FEATURES_FILE
 from tasks.inventory import Inventory
@@ -77,6 +79,8 @@ def publish_snapshot(
         SnapshotConflict: somebody else published meanwhile.
     """
     objects = ObjectStore(store)
+    # In one order whatever was there already and whatever was computed in this run: the id depends on it.
+    results = sorted(results, key=lambda result: result.shard.shard_id)
     sources = _source_rows(objects, inventory, plan, results, failed)
     scores = {result.shard.shard_id: _scores(objects, result) for result in results}
     clips = _clip_rows(objects, dataset, plan, results, scores)
@@ -87,7 +91,7 @@ def publish_snapshot(
         dataset=dataset.name,
         number=parent.body.number + 1 if parent else 1,
         parent=parent.id if parent else None,
-        config=dataset.model_dump(mode="json", exclude={"root", "name"}),
+        config=_config(dataset),
         code_version=code_version,
         shards=tuple(_entry(result) for result in results),
         tables=_commit_tables(objects, clips, sources, scores),
@@ -98,6 +102,17 @@ def publish_snapshot(
     if parent and parent.body.contents() == body.contents():
         return parent, False
     return snapshots.publish(store, body), True
+
+
+def _config(dataset: Dataset) -> dict[str, Any]:
+    """The resolved block without what belongs to the machine: its root, and paths among the extractors' parameters."""
+    config = dataset.model_dump(mode="json", exclude={"root", "name"})
+    known = features.discover()
+    config["features"] = {
+        name: features.key_params(name, known[name].Params.model_validate(given)) if name in known else given
+        for name, given in dataset.features.items()
+    }
+    return config
 
 
 def split_of(subject: str, rule: SplitRule) -> str:
@@ -175,9 +190,11 @@ def _clip_rows(
     rows: list[dict[str, Any]] = []
     for result in results:
         shard_id, stored = result.shard.shard_id, 0
+        first: dict[tuple[str, int], int] = {}
         for row in read_table(objects.path(result.cut.key) / CLIPS_FILE, _CUT_CLIP_COLUMNS).to_pylist():
             at = stored if row["is_stored"] else -1
             stored += row["is_stored"]
+            row["k"] = row["window"] - first.setdefault((row["source_id"], row["span"]), row["window"]) + 1
             if row["source_id"] in live:
                 rows.append(_clip_row(row, at, scores[shard_id], shard_id, plan.by_id[row["source_id"]], dataset))
     _name_uniquely(rows)
@@ -189,6 +206,10 @@ def _scores(objects: ObjectStore, result: ShardResults) -> dict[str, NDArray[np.
     out: dict[str, NDArray[np.float64]] = {}
     for name, feature in sorted(result.features.items()):
         table = read_numbers(objects.path(feature.key) / FEATURES_FILE)
+        _require(
+            table.num_rows == result.cut.num_clips,
+            f"shard {result.shard.shard_id}: {table.num_rows} rows of {name} for {result.cut.num_clips} clips",
+        )
         for column in table.column_names:
             out[f"{name}_{column}"] = table[column].to_numpy().astype(np.float64)
     return out
@@ -226,9 +247,9 @@ def _judge(scores: Mapping[str, float], dataset: Dataset) -> tuple[str, str]:
 
 
 def _clip_name(source: Source, row: Mapping[str, Any], is_whole: bool) -> str:
-    """`name` for the one clip of a take, `name#k` where sources are split; {span} is filled for annotated ones."""
+    """`name` for the one clip of a take, `name#k` (1-based in its span) where sources are split; {span} is filled."""
     base = source.name.replace("{span}", f"{row['span']:03d}")
-    return base if is_whole and row["window"] == 1 else f"{base}#{row['window']}"
+    return base if is_whole and row["k"] == 1 else f"{base}#{row['k']}"
 
 
 def _name_uniquely(rows: Sequence[dict[str, Any]]) -> None:
@@ -260,10 +281,15 @@ def _close_accounts(
     done = {row["source_id"] for row in sources if row["state"] == State.DONE.value}
     silent = done - {row["source_id"] for row in clips if row["row"] >= 0}
     _require(not silent, f"sources are done but store no clip: {sorted(silent)[:3]}")
-    for result in results:
-        rows = {name: feature.num_clips for name, feature in result.features.items()}
-        wrong = {name: count for name, count in rows.items() if count != result.cut.num_clips}
-        _require(not wrong, f"shard {result.shard.shard_id}: {wrong} rows for {result.cut.num_clips} clips")
+    names = Counter(row["name"] for row in clips)
+    _require(all(times == 1 for times in names.values()), "two clips have one name")
+    kinds = {tuple(sorted(result.features)) for result in results}
+    _require(len(kinds) <= 1, f"shards hold different features: {sorted(kinds)}")
+    states = Counter(row["state"] for row in sources)
+    _require(
+        states[State.DONE.value] > 0 or not states[State.FAILED.value],
+        f"{states[State.FAILED.value]} sources failed and none is done",
+    )
 
 
 def _require(is_closed: bool, what: str) -> None:
@@ -292,10 +318,11 @@ def _counts(
         "clips": {"expected": len(clips), "kept": num_kept, "dropped": len(clips) - num_kept},
         "dropped": dict(sorted(Counter(row["reason"] for row in clips if not row["is_kept"]).items())),
         "frames_kept": frames,
-        "hours_kept": round(frames / 25 / 3600, 6),
+        "hours_kept": round(frames / FPS / 3600, 6),
         "subjects": len(set(_kept(clips, "subject"))),
         "not_selected": inventory.num_not_selected,
         "ignored": inventory.num_ignored,
+        "not_taken": inventory.num_not_taken,
     }
 
 

@@ -13,32 +13,29 @@ from storage.catalog import Dataset
 from storage.keys import library_versions, object_key
 from storage.records import Member
 from storage.weights import fingerprint
+from tasks.faces.backend import backend_facts
 
 CUT_VERSION = 1
 _TASKS = Path(__file__).parent
 _CUT_SOURCES = (
-    "cut.py", "shots.py", "frame_buffer.py", "media.py", "resample.py", "geometry.py", "faces/track.py", "faces/cuts.py",
+    "cut.py", "shots.py", "frame_buffer.py", "media.py", "resample.py", "geometry.py", "faces/track.py",
+    "faces/cuts.py",
 )  # fmt: skip
 _CUT_LIBRARIES = ("av", "numpy", "numba", "opencv-python", "soxr")
-_BACKENDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    # backend: (source files, libraries, weights)
-    "dlib": (("faces/dlib.py", "faces/predictor68.py"), ("dlib-bin", "face_recognition_models"), ()),
-    "face_alignment": (("faces/face_alignment.py",), ("face-alignment", "torch"), ("2dfan4", "s3fd")),
-    "mediapipe": (("faces/mediapipe.py",), ("mediapipe",), ("face_landmarker",)),
-}
 
 
 def cut_key(dataset: Dataset, members: Sequence[Member]) -> tuple[str, dict[str, Any]]:
     """Key of the cut of these sources together, and its inputs: contents, rules, backend, code, libraries, weights."""
-    files, libraries, weights = _BACKENDS[dataset.face.backend]
+    facts = backend_facts(dataset.face.backend)
     inputs = {
         "sources": [[member.source_id, _layout_rule(dataset, member)] for member in members],
         "crop": dataset.crop.model_dump(),
         "face": dataset.face.model_dump(),
-        "limits": dataset.limits.model_dump(),
-        "code": code_digest(_CUT_SOURCES + files),
-        "libraries": library_versions(_CUT_LIBRARIES + libraries),
-        "weights": {name: fingerprint(name) for name in weights},
+        # How long reading may take decides what fails, not what is made.
+        "limits": dataset.limits.model_dump(exclude={"max_wall_s"}),
+        "code": code_digest(_CUT_SOURCES + facts.sources),
+        "libraries": library_versions(_CUT_LIBRARIES + facts.libraries),
+        "weights": {name: fingerprint(name) for name in facts.weight_files},
     }
     return object_key("cut", CUT_VERSION, inputs), inputs
 
@@ -61,10 +58,10 @@ def feature_key(
     inputs = {
         "cut": cut,
         "needs": dict(needs),
-        "params": params.model_dump(),
+        "params": features.key_params(name, params),
         "groups": list(groups) if hasattr(extractor, "prepare") else [],
         "code": code_digest((f"features/{name}.py", *getattr(extractor, "SOURCES", ()))),
-        "libraries": library_versions(extractor.LIBRARIES),
+        "libraries": library_versions(features.libraries(name, params)),
         "weights": {weight: fingerprint(weight) for weight in features.weights(name, params)},
     }
     return object_key(name, extractor.VERSION, inputs), inputs

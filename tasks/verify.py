@@ -9,6 +9,8 @@ from storage.tables import read_table
 from tasks.cut import CLIPS_FILE, TRACKS_FILE
 from tasks.extract import FEATURES_FILE
 
+_PLACE = ("clip", "shard_id", "row")
+
 
 def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> list[str]:
     """Problems found, empty when all is well: digests of every object; LMDB keys = Parquet rows = snapshot rows.
@@ -20,8 +22,12 @@ def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: N
     problems: list[str] = []
     for ref in snapshot.body.objects():
         problems += _caught(lambda key=ref.key, digest=ref.digest: _check_object(snapshot, key, digest))
+    rows: dict[str, dict[str, int]] = {}
+    for clip, shard_id, row in zip(*(snapshot.clip_table[name].to_pylist() for name in _PLACE), strict=True):
+        rows.setdefault(shard_id, {})[clip] = row
     for shard in snapshot.body.shards:
-        problems += _caught(lambda shard=shard: list(_check_shard(snapshot, shard)))
+        own = rows.get(shard.shard_id, {})
+        problems += _caught(lambda shard=shard, own=own: list(_check_shard(snapshot, shard, own)))
         progress()
     return problems
 
@@ -40,7 +46,7 @@ def _check_object(snapshot: Snapshot, key: str, digest: str) -> None:
         raise StoreCorrupt(f"{snapshot.objects.path(key)}: digest {found[:12]}, the snapshot names {digest[:12]}")
 
 
-def _check_shard(snapshot: Snapshot, shard: ShardEntry) -> Iterator[str]:
+def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) -> Iterator[str]:
     folder = snapshot.objects.path(shard.cut.key)
     stored = [
         row
@@ -58,7 +64,6 @@ def _check_shard(snapshot: Snapshot, shard: ShardEntry) -> Iterator[str]:
     for name, path in tables.items():
         if read_table(path, ["clip"])["clip"].to_pylist() != names:
             yield f"shard {shard.shard_id}: rows of {name} are not the stored clips ({_short(path)})"
-    rows = {row["clip"]: row["row"] for row in snapshot.rows(kept=False) if row["shard_id"] == shard.shard_id}
     wrong = [clip for clip, row in rows.items() if row >= 0 and (row >= len(names) or names[row] != clip)]
     if wrong:
         yield f"shard {shard.shard_id}: the snapshot points clip {wrong[0]} at another row"

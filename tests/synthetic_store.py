@@ -407,12 +407,12 @@ def voice_loudness(rng: np.random.Generator, num_frames: int) -> NDArray[np.floa
 
 
 def voice(rng: np.random.Generator, loudness: NDArray[np.float64], pitch_hz: float) -> NDArray[np.int16]:
-    """[640 N] int16: harmonics of a gliding pitch, as loud as `loudness` says in the middle of each frame."""
+    """[640 N] int16: harmonics of a gliding pitch, as loud as `loudness` says at the instant of each picture."""
     num = num_samples(len(loudness))
     times_s = np.arange(num) / SAMPLE_RATE_HZ
     phase = 2 * np.pi * np.cumsum(pitch_hz * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * times_s))) / SAMPLE_RATE_HZ
     tone = sum(np.sin(order * phase) / order**0.7 for order in range(1, int(3800 / pitch_hz)))
-    level = np.interp(times_s, (np.arange(len(loudness)) + 0.5) / FPS, loudness)
+    level = np.interp(times_s, np.arange(len(loudness)) / FPS, loudness)
     samples = 0.12 * level * tone + 0.001 * rng.standard_normal(num)
     return np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)
 

@@ -1,12 +1,14 @@
 """FaceBackend: what a face detector with 68 landmarks offers to the tracker.
 
-A backend is a module in this folder with a function `load() -> FaceBackend`; its file name is its name in
-datasets.yaml.
+A backend is a module in this folder with a function `load() -> FaceBackend` and three constants that say what its
+numbers depend on: SOURCES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in models/weights.toml).
+Its file name is its name in datasets.yaml.
 """
 
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +35,7 @@ class FaceBackend(Protocol):
 
     Attributes:
         name: the backend's name, that of its file.
-        identity: what determines its output: name, version, sha256 of its weights. Part of object keys.
+        identity: name, version and sha256 of its weights, for logs.
     """
 
     name: str
@@ -52,6 +54,31 @@ class FaceBackend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class BackendFacts:
+    """What a backend's numbers depend on; part of object keys.
+
+    Attributes:
+        sources: files in tasks/.
+        libraries: distributions whose version counts.
+        weight_files: names in models/weights.toml.
+    """
+
+    sources: tuple[str, ...]
+    libraries: tuple[str, ...]
+    weight_files: tuple[str, ...]
+
+
+def backend_facts(name: str) -> BackendFacts:
+    """The facts of the backend tasks/faces/<name>.py, without loading any model.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    module = _module(name)
+    return BackendFacts(module.SOURCES, module.LIBRARIES, module.WEIGHT_FILES)
+
+
 def load_backend(name: str) -> FaceBackend:
     """Build the backend whose module is tasks/faces/<name>.py.
 
@@ -59,12 +86,16 @@ def load_backend(name: str) -> FaceBackend:
         ConfigError: there is no such backend.
         WeightsError: a file or package that it needs is absent; the message says which and where to put it.
     """
+    return _module(name).load()
+
+
+def _module(name: str) -> ModuleType:
     path = f"{__package__}.{name}"
     if not name.isidentifier() or importlib.util.find_spec(path) is None:
         raise ConfigError(f"no face backend {name!r}: use dlib, face_alignment or mediapipe")
-    load = getattr(importlib.import_module(path), "load", None)
-    if load is None:
+    module = importlib.import_module(path)
+    if not hasattr(module, "load"):
         raise ConfigError(
             f"{name!r} is not a face backend (its module has no `load`): use dlib, face_alignment or mediapipe"
         )
-    return load()
+    return module

@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from tasks.faces.backend import Detection
 from tasks.faces.predictor68 import Predictor68
 
+SOURCES = ("faces/dlib.py", "faces/predictor68.py")
+LIBRARIES = ("dlib-bin",)
+WEIGHT_FILES = ("dlib68",)
+
 SEARCH_FACE_PX = 78  # the smallest wanted face after scaling: HOG finds every frontal face from about 75 px up
 MAX_ENLARGEMENT = 2.0
 VERIFY_FACE_PX = 90

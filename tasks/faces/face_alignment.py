@@ -24,6 +24,10 @@ from tasks.geometry import iou
 if TYPE_CHECKING:
     import torch
 
+SOURCES = ("faces/face_alignment.py",)
+LIBRARIES = ("face-alignment", "torch")
+WEIGHT_FILES = ("2dfan4", "s3fd")
+
 MEAN_BGR = (104.0, 117.0, 123.0)  # what S3FD's training subtracted
 SEARCH_FACE_PX = 40  # the smallest wanted face after scaling
 MIN_SCORE, VERIFY_SCORE, VERIFY_IOU = 0.5, 0.3, 0.35

@@ -19,12 +19,15 @@ from tasks.faces.backend import Detection
 from tasks.faces.landmark_maps import from_mediapipe
 from tasks.geometry import hog_box, iou
 
+SOURCES = ("faces/mediapipe.py", "faces/landmark_maps.py")
+LIBRARIES = ("mediapipe",)
 WEIGHTS = "face_landmarker"
+WEIGHT_FILES = (WEIGHTS,)
 MAX_FACES = 8
 CROP_MARGIN = 0.6  # of the box, on each side: the landmarker's own detector wants to see the whole head
 CROP_FACE_PX = 160
 VERIFY_IOU = 0.35
-NO_PACKAGE = "the package mediapipe is not installed: pip install 'talkset[mediapipe]'"
+NO_PACKAGE = "the package mediapipe is not installed: pip install -e '.[mediapipe]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,18 @@ def weights(name: str, params: BaseModel) -> tuple[str, ...]:
     return listing(params) if listing else ()
 
 
+def libraries(name: str, params: BaseModel) -> tuple[str, ...]:
+    """Distributions whose version changes the numbers, LIBRARIES and those that the parameters bring in."""
+    more = getattr(discover()[name], "libraries", None)
+    return (*discover()[name].LIBRARIES, *(more(params) if more else ()))
+
+
+def key_params(name: str, params: BaseModel) -> dict[str, Any]:
+    """The parameters as they enter keys and snapshots: contents instead of paths."""
+    given = getattr(discover()[name], "key_params", None)
+    return given(params) if given else params.model_dump(mode="json")
+
+
 def prepare(name: str, clips: Sequence[Clip], params: BaseModel) -> Mapping[str, NDArray] | None:
     """What the clips of one subject share (face3d: the identity), or None."""
     function = getattr(discover()[name], "prepare", None)

@@ -7,6 +7,7 @@ Identity is fitted once per subject group by `prepare`, then every clip by bande
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +75,16 @@ def prepare(clips: Sequence[Clip], params: Params) -> dict[str, NDArray]:
     return {"id": fit_identity(landmarks, model, params, params.num_id_frames)}
 
 
+def key_params(params: Params) -> dict[str, Any]:
+    """The parameters with the contents of the shape model's file in place of its path."""
+    dump = params.model_dump(mode="json")
+    return {**dump, "shape_model": "bfm2009"} if params.shape_model_sha256 else dump
+
+
 def missing(params: Params) -> str | None:
     """Why the fit cannot run here: the file of the shape model is absent."""
     if params.shape_model.endswith(".mat") and not Path(params.shape_model).is_file():
-        return f"{params.shape_model} is absent; put BFM_model_front.mat there or set shape_model to gp80x64"
+        return f"{Path(params.shape_model).name} is absent: correct face3d's shape_model, or set it to gp80x64"
     return None
 
 

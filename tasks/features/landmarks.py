@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.errors import WeightsError
 from storage.tables import Column
 from tasks.clip import Clip
-from tasks.faces.backend import FaceBackend, load_backend
+from tasks.faces.backend import FaceBackend, backend_facts, load_backend
 from tasks.geometry import face_box, iou
 
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
-LIBRARIES = ("dlib-bin", "face-alignment", "mediapipe", "numpy", "opencv-python")
+LIBRARIES = ("numpy", "opencv-python")
 SOURCES = ("geometry.py", "faces")
 COLUMNS = (
     Column(
@@ -29,8 +29,6 @@ COLUMNS = (
     ),
     Column("landmarks_valid", "bool", ("N",), rate_hz=25.0, doc="the landmarks of this frame are known"),
 )
-
-_WEIGHTS = {"track": (), "dlib": ("dlib68",), "face_alignment": ("2dfan4", "s3fd"), "mediapipe": ("face_landmarker",)}
 
 
 class Params(BaseModel):
@@ -63,7 +61,12 @@ def missing(params: Params) -> str | None:
 
 def weights(params: Params) -> tuple[str, ...]:
     """The files that the chosen backend is made of; the track has the cut's key instead."""
-    return _WEIGHTS[params.backend]
+    return () if params.backend == "track" else backend_facts(params.backend).weight_files
+
+
+def libraries(params: Params) -> tuple[str, ...]:
+    """The libraries that the chosen backend is made of."""
+    return () if params.backend == "track" else backend_facts(params.backend).libraries
 
 
 @cache

@@ -119,7 +119,8 @@ def _change_a_parameter(lab: Lab) -> None:
     answer = lab.done()
     shards = len(lab.snapshot().body.shards)
     assert (answer["number"], answer["steps_computed"]) == (4, shards)
-    assert objects_by_step(lab) - before == {"mel": shards, "publish": objects_by_step(lab)["publish"] - before["publish"]} - Counter()
+    fresh = objects_by_step(lab) - before
+    assert {step: count for step, count in fresh.items() if step != "publish"} == {"mel": shards}
 
 
 def _delete_and_tighten(lab: Lab) -> None:
@@ -193,7 +194,7 @@ def test_unreadable_source_fails_alone_and_is_retried(base: Base, make_lab: Make
     row = next(row for row in lab.snapshot().source_table.to_pylist() if row["state"] == "failed")
     assert row["path"] == "P01/003.mp4"
     assert "PermissionError" in row["detail"]
-    assert ended.answer["failed"] or "P01/003.mp4" in ended.out
+    assert ended.answer["failed"] == {"P01/003.mp4": row["detail"]}
     path.chmod(0o644)
     answer = lab.done("--retry-failed")
     assert answer["counts"]["sources"]["done"] == 6

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def test_the_shipped_catalog_is_valid_and_has_the_promised_blocks():
 
 
 @pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"pattern": "{subject}.mp4", "name": "{subjct}"}, "did you mean 'subject'"),
+        ({"pattern": "{subject}.mp4", "name": "{subject}", "audio": {"path": "{take}.wav"}}, "audio.path uses {take}"),
+        ({"pattern": "{subject}.mp4", "name": "{subject}", "select": {"veiw": ["front"]}}, "select uses {veiw}"),
+        ({"pattern": "{subject:[}.mp4", "name": "x", "subject": "x"}, "no valid pattern"),
+        ({"pattern": "{subject}.mp4", "name": "{subject}_{span}"}, "name uses {span}"),
+    ],
+)
+def test_templates_may_only_use_groups_of_the_pattern(tmp_path, layout, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_catalog(write(tmp_path, layouts={"a": layout}))
+
+
+@pytest.mark.parametrize(
     ("changes", "key", "nearest"),
     [
         ({"fetures": {}}, "mine.fetures", "features"),
@@ -46,7 +62,9 @@ def test_unknown_keys_are_named_with_the_nearest_valid_one(tmp_path, changes, ke
     "changes",
     [
         {"crop": {"size_px": 300}}, {"crop": {"jpeg_quality": 50}}, {"layouts": {}}, {"shard_minutes": -1},
-        {"features": {"mel": {}}}, {"split": {"val_share": 1.5}}, {"shard_minutes": 10**400},
+        {"features": {"mel": {}}}, {"thresholds": {"a_b": {"min": 2, "max": 1}}},
+        {"layouts": {"a": {**MINIMAL["layouts"]["a"], "clips": {"length_s": 0}}}}, {"split": {"val_share": 1.5}},
+        {"shard_minutes": 10**400},
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_with_their_place(tmp_path, changes):

@@ -143,7 +143,7 @@ def test_the_face_is_centred_and_whole_in_the_crop(real, name):
 
 
 def test_no_sound_is_zeros_where_the_dataset_allows_it(media, tmp_path, backend):
-    clips = {"files": {"pattern": "{x}", "name": "{x}", "audio": {"required": False}}}
+    clips = {"files": {"pattern": "{x}", "name": "{x}", "subject": "x", "audio": {"required": False}}}
     silent = cut_files(tmp_path, [media / f"{NO_SOUND}.mp4"], dataset_in(media, layouts=clips), backend)
     assert silent.state(NO_SOUND) == ("done", "")
     rows = silent.clips(NO_SOUND)
@@ -347,7 +347,7 @@ def test_sound_that_starts_late_shortens_the_picture_or_is_padded(flashes):
 
 BESIDE = {
     "files": {
-        "pattern": "{x}.mp4", "name": "{x}", "audio": {"path": "{x}.m4a"},
+        "pattern": "{x}.mp4", "name": "{x}", "subject": "x", "audio": {"path": "{x}.m4a"},
         "clips": {"length_s": "whole", "min_tail_s": 1.0},
     }
 }  # fmt: skip

@@ -35,6 +35,14 @@ def test_memory_stays_bounded(tmp_path):
     assert len(buffer._blocks) + len(buffer._free) <= 3
 
 
+def test_the_file_grows_with_what_waits_not_with_the_video(tmp_path):
+    buffer = FrameBuffer(64, 64, tmp_path, max_ram_bytes=1)
+    for index in range(40 * BLOCK_FRAMES):
+        buffer.append(*picture(index, 64, 64))
+        buffer.release_before(index - 4 * BLOCK_FRAMES)
+    assert buffer._num_places <= 6
+
+
 def test_planes_are_views_of_the_buffer_not_of_the_decoder(tmp_path):
     buffer = FrameBuffer(16, 16, tmp_path)
     y, u, v = picture(0, 16, 16)

@@ -73,7 +73,7 @@ def test_backend_finds_verifies_and_marks(grays):
 
 def test_without_the_package_the_message_names_the_extra(monkeypatch):
     monkeypatch.setattr(mediapipe, "find_spec", lambda _name: None)
-    with pytest.raises(WeightsError, match=r"pip install 'talkset\[mediapipe\]'"):
+    with pytest.raises(WeightsError, match=r"pip install -e '\.\[mediapipe\]'"):
         mediapipe.load()
     assert "talkset[mediapipe]" in (mediapipe.missing() or "")
 

@@ -78,5 +78,7 @@ def test_identity_is_shared_by_the_clips_of_a_subject_in_any_order():
 
 def test_a_missing_shape_model_file_is_named():
     params = face3d.Params(shape_model="/nowhere/BFM_model_front.mat", shape_model_sha256="0" * 64)
-    assert "/nowhere/BFM_model_front.mat" in (face3d.missing(params) or "")
+    assert "BFM_model_front.mat" in (face3d.missing(params) or "")
+    elsewhere = params.model_copy(update={"shape_model": "/elsewhere/BFM_model_front.mat"})
+    assert face3d.key_params(params) == face3d.key_params(elsewhere)
     assert face3d.missing(PARAMS) is None
