@@ -1,11 +1,14 @@
-"""The `talkset` command. Exit codes: 0 done, 1 failed, 2 usage, 3 partial, 4 locked."""
+"""The `talkset` command. Exit codes: 0 done, 1 failed, 2 usage, 3 partial, 4 locked; 130 and 143 when interrupted."""
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +17,9 @@ from storage.errors import ConfigError, LockedError, TalksetError
 from storage.snapshot import store_dataset
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_LOCKED = range(5)
+
+# An interrupted command has this long to stop its workers and its server; what it could not stop dies with it.
+_GRACE_S = 8.0
 
 app = typer.Typer(
     help="Raw talking-head videos to versioned, train-ready datasets.", no_args_is_help=True, add_completion=False,
@@ -33,6 +39,8 @@ CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Another d
 
 def main() -> None:
     """Entry point: runs the command and turns errors into one line and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app(standalone_mode=True)
     except LockedError as error:
@@ -41,9 +49,31 @@ def main() -> None:
         _fail(error, EXIT_USAGE)
     except TalksetError as error:
         _fail(error, EXIT_FAILED)
-    except KeyboardInterrupt:
+    except _Stopped as stopped:
         print("talkset: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stopped.code)
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM arrived. No KeyboardInterrupt, which typer and prefect answer in ways of their own.
+
+    Attributes:
+        code: of the exit, 128 + the signal's number.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Unwinds the command from wherever it is, once; a second signal ends it at once."""
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_DFL)
+    last_resort = threading.Timer(_GRACE_S, os._exit, (128 + number,))
+    last_resort.daemon = True
+    last_resort.start()
+    raise _Stopped(128 + number)
 
 
 @app.command()

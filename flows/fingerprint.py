@@ -54,7 +54,7 @@ def _fingerprint(dataset: Dataset, inventory: Inventory) -> str:
     installed = sorted(f"{found.name}=={found.version}" for found in metadata.distributions())
     parts = {
         "dataset": dataset.model_dump(mode="json", exclude={"root"}),
-        "root": os.fsencode(dataset.root).hex(),
+        "root": os.fsencode(dataset.root.expanduser().absolute()).hex(),
         "sources": rows,
         "counts": [inventory.num_not_selected, inventory.num_ignored],
         "code": code_version(),

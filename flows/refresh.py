@@ -50,12 +50,13 @@ def _compute(run: Run, work: Sequence[ShardWork]) -> None:
     run.progress.start("cut", sum(len(item.sources) for item in todo), "sources")
     run.progress.start("extract", len(todo) * len(run.params), "tables")
     _run_shards(run, todo)
-    # A worker that died takes the step of a shard with it through no fault of the shard: once more, then one by one.
+    # A worker that died takes steps of other shards with it: each broken shard once more, then its sources, all of
+    # them alone, so that nobody is blamed for a neighbour.
     again, run.broken = run.broken, []
-    _run_shards(run, again)
+    _run_shards(run, again, in_flight_limit=1)
     singles = [_single(item, source) for item in run.broken for source in item.sources]
     run.broken = []
-    _run_shards(run, singles)
+    _run_shards(run, singles, in_flight_limit=1)
     run.progress.close()
 
 
@@ -73,12 +74,13 @@ def _single(item: ShardWork, source: Source) -> ShardWork:
     return ShardWork(shard, (source.member(),), (source,))
 
 
-def _run_shards(run: Run, todo: Iterable[ShardWork]) -> None:
+def _run_shards(run: Run, todo: Iterable[ShardWork], in_flight_limit: int | None = None) -> None:
     """Submits shards, at most a few per worker at a time, and collects them in order."""
+    limit = in_flight_limit or _IN_FLIGHT_PER_WORKER * run.options.workers
     in_flight: deque[tuple[ShardWork, dict[str, Any]]] = deque()
     for item in todo:
         in_flight.append((item, _submit(run, item)))
-        if len(in_flight) >= _IN_FLIGHT_PER_WORKER * run.options.workers:
+        if len(in_flight) >= limit:
             _collect(run, *in_flight.popleft())
     while in_flight:
         _collect(run, *in_flight.popleft())

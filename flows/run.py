@@ -9,6 +9,7 @@ from flows.preflight import preflight, preflight_work
 from flows.server import ENVIRONMENT, prefect_server
 from storage.catalog import Dataset, load_dataset
 from storage.hash_cache import HashCache
+from storage.objects import ObjectStore
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory, header_seconds, take_inventory
 
@@ -48,6 +49,8 @@ def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | N
         finally:
             # Logs are sent in the background: the server must not be stopped before they have arrived.
             APILogHandler().flush()
+            # The cluster is gone by now: what its workers could not finish has no owner any more.
+            ObjectStore(options["store"]).sweep_staging()
 
 
 def dry_refresh(options: dict[str, Any]) -> dict[str, Any]:

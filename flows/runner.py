@@ -9,6 +9,9 @@ from flows.steps import THREAD_VARIABLES
 # Without workers a scheduler would wait forever; with this it gives up and the run ends with a message.
 _NO_WORKERS_TIMEOUT = "300s"
 
+# A task is given up after its second worker has died: a shard that breaks is tried again, alone, in any case.
+_ALLOWED_FAILURES = "1"
+
 
 def make_runner(workers: int | None = None, scheduler: str | None = None) -> DaskTaskRunner:
     """A task runner.
@@ -18,6 +21,7 @@ def make_runner(workers: int | None = None, scheduler: str | None = None) -> Das
         scheduler: address of a running scheduler (tcp:// or tls://) to use instead.
     """
     os.environ.setdefault("DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT", _NO_WORKERS_TIMEOUT)
+    os.environ.setdefault("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", _ALLOWED_FAILURES)
     if scheduler:
         return DaskTaskRunner(address=scheduler)
     for variable in THREAD_VARIABLES:

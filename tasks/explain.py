@@ -38,7 +38,8 @@ def explain(snapshot: Snapshot, name: str) -> dict[str, Any]:
 
 
 def _is_meant(row: dict[str, Any], name: str) -> bool:
-    return name in (row["path"], row["name"], row["source_id"], row["sha256"]) or row["path"].endswith("/" + name)
+    names = (row["path"], row["name"], row["source_id"], row["sha256"])
+    return bool(name) and (name in names or row["path"].endswith(f"/{name}"))
 
 
 def _source(

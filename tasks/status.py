@@ -1,8 +1,11 @@
 """Status: what a store holds and who is writing to it."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, snapshot_numbers, store_dataset
@@ -38,6 +41,9 @@ def _line(snapshot: Snapshot) -> dict[str, Any]:
 
 def _writer(store: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((store / "writer.json").read_bytes())
-    except (OSError, ValueError):
+        writer = json.loads((store / "writer.json").read_bytes())
+        is_here = writer["host"] == socket.gethostname()
+        # One that was killed outright cannot take its name off; the kernel has freed its lock.
+        return None if is_here and not psutil.pid_exists(writer["pid"]) else writer
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -23,8 +23,7 @@ def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: N
     for ref in snapshot.body.objects():
         problems += _caught(lambda key=ref.key, digest=ref.digest: _check_object(snapshot, key, digest))
     rows: dict[str, dict[str, int]] = {}
-    for clip, shard_id, row in zip(*(snapshot.clip_table[name].to_pylist() for name in _PLACE), strict=True):
-        rows.setdefault(shard_id, {})[clip] = row
+    problems += _caught(lambda: _collect_rows(snapshot, rows))
     for shard in snapshot.body.shards:
         own = rows.get(shard.shard_id, {})
         problems += _caught(lambda shard=shard, own=own: list(_check_shard(snapshot, shard, own)))
@@ -37,6 +36,12 @@ def _caught(check: Callable[[], list[str] | None]) -> list[str]:
         return check() or []
     except (StoreCorrupt, KeyError, OSError) as error:
         return [str(error)]
+
+
+def _collect_rows(snapshot: Snapshot, rows: dict[str, dict[str, int]]) -> None:
+    """Adds shard id -> clip -> row as the snapshot has them."""
+    for clip, shard_id, row in zip(*(snapshot.clip_table[name].to_pylist() for name in _PLACE), strict=True):
+        rows.setdefault(shard_id, {})[clip] = row
 
 
 def _check_object(snapshot: Snapshot, key: str, digest: str) -> None:

@@ -1,8 +1,8 @@
 """The talkset command with the faults that the environment asks for; spawned workers run this top level, too.
 
-    TALKSET_TEST_POISON=<file name>    reading this source kills its process outright
-    TALKSET_TEST_PAUSE=<seconds>       reading any source first takes this long
-    TALKSET_TEST_MODULES=<file>        the command's modules are written there when it ends
+TALKSET_TEST_POISON=<file name>    reading this source kills its process outright
+TALKSET_TEST_PAUSE=<seconds>       reading any source first takes this long
+TALKSET_TEST_MODULES=<file>        the command's modules are written there when it ends
 """
 
 import os

@@ -100,7 +100,11 @@ class Lab:
 
     def write_catalog(self) -> None:
         """The block `small`, with what `features` and `block` say now."""
-        layout = {"pattern": self.pattern, "name": "{subject}#{take}", "clips": {"length_s": "whole", "min_tail_s": 0.4}}
+        layout = {
+            "pattern": self.pattern,
+            "name": "{subject}#{take}",
+            "clips": {"length_s": "whole", "min_tail_s": 0.4},
+        }
         block = {
             "root": str(self.root), "shard_minutes": 0.04, "layouts": {"files": layout}, "features": self.features,
             "split": {"test": ["P02"], "val_share": 0.0}, **self.block,

@@ -1,5 +1,6 @@
 """Refreshes that are killed, disturbed or doubled: what is published is what an undisturbed run would have published."""
 
+import os
 import random
 import shutil
 import signal
@@ -13,7 +14,7 @@ from storage.lock import writer_lock
 from storage.objects import ObjectStore
 from tasks.verify import verify_snapshot
 from tests.flows.conftest import Base
-from tests.flows.lab import NUM_STEPS, Lab, Running
+from tests.flows.lab import Lab, Running
 
 MakeLab = Callable[..., Lab]
 NUM_KILLS, SEED = 20, 11
@@ -73,7 +74,7 @@ def _kill_and_finish(lab: Lab, instants: list[float], snapshot_id: str) -> int:
 def test_killed_worker_costs_nothing_but_time(base: Base, make_lab: MakeLab) -> None:
     """K-01: a worker dies in the middle of its task; the run completes with one object per key."""
     lab = make_lab()
-    run = lab.start("--workers", "2", env={"TALKSET_TEST_PAUSE": "1.5"})
+    run = lab.start("--workers", "2", env={"TALKSET_TEST_PAUSE": "0.5"})
     run.wait_for(lambda: is_computing(lab))
     victim = next(process for process in run.workers() if process.children() == [])
     victim.kill()
@@ -86,7 +87,7 @@ def test_killed_worker_costs_nothing_but_time(base: Base, make_lab: MakeLab) -> 
 
 def test_poison_source_costs_only_itself(base: Base, make_lab: MakeLab) -> None:
     """K-02: a source that kills every worker it meets is failed and named; all others are done and published."""
-    lab = make_lab()
+    lab = make_lab(features={"landmarks": {}})
     ended = lab.refresh("--workers", "2", env={"TALKSET_TEST_POISON": "002.mp4"})
     assert ended.code == 3, ended.err
     assert ended.answer["status"] == "partial"
@@ -97,10 +98,10 @@ def test_poison_source_costs_only_itself(base: Base, make_lab: MakeLab) -> None:
     assert verify_snapshot(lab.snapshot()) == []
     mended = lab.done("--retry-failed")
     assert mended["counts"] == base.answer["counts"]
-    assert mended["steps_computed"] == NUM_STEPS
+    assert mended["steps_computed"] == 2
 
 
-def test_second_refresh_is_told_who_works_and_a_killed_one_leaves_no_lock(base: Base, make_lab: MakeLab) -> None:
+def test_second_refresh_is_told_who_works_and_a_killed_one_leaves_no_lock(make_lab: MakeLab) -> None:
     """C-01, C-04: two at once: one works, the other exits with 4 at once; kill -9 frees the lock at once."""
     lab = make_lab()
     run = lab.start("--workers", "1", env={"TALKSET_TEST_PAUSE": "2"})
@@ -113,7 +114,6 @@ def test_second_refresh_is_told_who_works_and_a_killed_one_leaves_no_lock(base: 
     run.kill_group()
     with writer_lock(lab.store):
         pass
-    assert lab.done("--workers", "2", "--wait", "5")["id"] == base.answer["id"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -123,15 +123,15 @@ def test_signal_ends_the_run_in_order(make_lab: MakeLab, number: signal.Signals,
     run = lab.start("--workers", "2", env={"TALKSET_TEST_PAUSE": "2"})
     run.wait_for(lambda: is_computing(lab))
     began = time.monotonic()
-    run.signal(number)
+    # Ctrl-C reaches every process of the terminal's group, a supervisor's SIGTERM only the driver.
+    os.killpg(run.process.pid, number) if number == signal.SIGINT else run.signal(number)
     ended = run.end()
     assert time.monotonic() - began < 10
     assert ended.code == code
-    assert ended.err.strip().splitlines()[-1].startswith("talkset: interrupted")
-    assert "Traceback" not in ended.err
+    assert ended.err.strip().splitlines() == ["talkset: interrupted; run the same command again to go on"]
     assert run.orphans() == []
     with writer_lock(lab.store):
-        ObjectStore(lab.store).sweep_staging()
+        pass
     assert not (lab.store / "snapshots").exists()
     assert list((lab.store / "staging").glob("*")) == []
 
@@ -142,11 +142,10 @@ def test_own_server_dies_with_its_run(base: Base, make_lab: MakeLab, number: sig
     lab = make_lab()
     lab.api_url = None
     run = lab.start("--workers", "1")
-    server = run.wait_for(lambda: _server(run))
+    run.wait_for(lambda: _server(run))
     run.signal(number)
-    run.process.wait(10)
+    assert run.end(10).code == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert run.orphans() == []
-    assert not server.is_running()
 
 
 def _server(run: Running):

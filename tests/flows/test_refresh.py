@@ -107,7 +107,7 @@ def _rewrite_unseen(lab: Lab) -> None:
     assert (answer["number"], answer["steps_computed"]) == (3, NUM_STEPS)
     old, new = lab.snapshot(2), lab.snapshot(3)
     assert new.clip("P02#004").clip != old.clip("P02#004").clip
-    same = [name for name in ("Q00#take", "Q00#001", "P01#002", "P01#003", "P02#005")]
+    same = ["Q00#take", "Q00#001", "P01#002", "P01#003", "P02#005"]
     assert [new.clip(name).clip for name in same] == [old.clip(name).clip for name in same]
 
 
@@ -160,7 +160,9 @@ def test_odd_names_are_processed_or_refused_by_name(base: Base, make_lab: MakeLa
     assert answer["steps_computed"] == 0
     assert set(answer["counts"]["rejected"]) == {"UNSAFE_PATH"}
     rows = lab.snapshot().source_table.to_pylist()
-    assert {bytes.fromhex(row["path_hex"]) for row in rows if row["state"] == "done"} == {b"P01/" + name for name in odd}
+    assert {bytes.fromhex(row["path_hex"]) for row in rows if row["state"] == "done"} == {
+        b"P01/" + name for name in odd
+    }
     refused = {row["path"] for row in rows if row["reason"] == "UNSAFE_PATH"}
     assert refused >= {"P01/leaves.mp4", "P01/circle.mp4", "P01/pipe.mp4"}
     assert all(char.isprintable() for row in rows for char in row["path"])
@@ -198,6 +200,4 @@ def test_unreadable_source_fails_alone_and_is_retried(base: Base, make_lab: Make
     path.chmod(0o644)
     answer = lab.done("--retry-failed")
     assert answer["counts"]["sources"]["done"] == 6
-    assert {ref.key for ref in lab.snapshot().body.objects()} == {
-        ref.key for ref in base.lab.snapshot().body.objects()
-    }
+    assert {ref.key for ref in lab.snapshot().body.objects()} == {ref.key for ref in base.lab.snapshot().body.objects()}

@@ -321,7 +321,7 @@ def test_every_single_call_may_be_the_last(tmp_path):
     expected = commit(ObjectStore(tmp_path / "undisturbed"))
     for nth in range(1, 1000):
         store = ObjectStore(tmp_path / str(nth))
-        code = processes.run(lambda: attempt(store, nth, lambda: os.kill(os.getpid(), signal.SIGKILL), []))  # noqa: B023
+        code = processes.run(lambda: attempt(store, nth, lambda: os.kill(os.getpid(), signal.SIGKILL), []))
         check_after_fault(store, expected, code == 0)
         if code == 0:
             break

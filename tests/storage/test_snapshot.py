@@ -83,7 +83,7 @@ def test_damaged_file_is_named_never_believed(tmp_path: Path, damage) -> None:
     build_store(tmp_path, with_media=False)
     path = tmp_path / "snapshots" / "000001.json"
     path.write_text(damage(path.read_text()))
-    with pytest.raises(StoreCorrupt, match="000001.json"):
+    with pytest.raises(StoreCorrupt, match=r"000001\.json"):
         Snapshot.open(tmp_path)
 
 

@@ -59,7 +59,13 @@ def test_a_missing_file_is_one_line_with_file_place_url_size_and_licence(tmp_pat
     message = str(error.value)
     assert "\n" not in message
     assert str(tmp_path) not in message, "it is stored in snapshots, whose ids must not depend on folders"
-    for part in ("s3fd-619a316812.pth", "$TALKSET_WEIGHTS", "https://www.adrianbulat.com", "90.0 MB", "weights unstated"):
+    for part in (
+        "s3fd-619a316812.pth",
+        "$TALKSET_WEIGHTS",
+        "https://www.adrianbulat.com",
+        "90.0 MB",
+        "weights unstated",
+    ):
         assert part in message
     assert weights.missing("s3fd") == message
 

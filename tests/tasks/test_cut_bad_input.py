@@ -188,7 +188,7 @@ def test_nothing_of_a_rejected_source_is_in_the_store(bad):
     cut, expected, _, _ = bad
     done = {cut.source(name)["source_id"] for name, (state, _) in expected.items() if state == "done"}
     assert cut.source("tail_lost")["num_slots"] > 60, "a clip of 50 frames was complete when the file broke off"
-    assert {key.split(".")[0] for key in cut.frames.keys()} == done  # noqa: SIM118 - not a dict
+    assert {key.split(".")[0] for key in cut.frames.keys()} == done
     num_stored = sum(len(cut.stored(name)) for name in expected)
     assert len(cut.frames.clips()) == num_stored
 

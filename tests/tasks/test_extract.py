@@ -142,7 +142,7 @@ def extract_elsewhere(root: Path, cut: StepResult, queue) -> None:
 
     cv2.setNumThreads(1)
     store = ObjectStore(root)
-    for key in [key for key in store.keys() if key != cut.key]:  # noqa: SIM118 - not a dict
+    for key in [key for key in store.keys() if key != cut.key]:
         store.delete(key)
     shard = (store, cut)
     digests = {name: run(shard, name).digest for name in ("quality", "mel", "landmarks")}

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from storage import files
 from storage import snapshot as snapshots
-from storage.catalog import Dataset, SplitRule, Threshold
+from storage.catalog import SplitRule, Threshold
 from storage.errors import AccountingError, OutOfSpace, Reason
 from storage.objects import ObjectStore
 from storage.records import Shard
@@ -306,7 +305,7 @@ def test_disk_full_at_any_operation_leaves_a_store_that_a_rerun_completes(tmp_pa
             try:
                 _build(folder)
             except OutOfSpace as error:
-                assert str(folder) in str(error)
+                assert str(tmp_path) in str(error)
         _assert_completes(folder, wanted)
         if fault.count < number:
             return
