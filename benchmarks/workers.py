@@ -4,8 +4,8 @@
 
 A shard is the 450-px and the 1080x1920 HEVC clip (TALKSET_MEDIA), cut and run through every extractor; one Dask task
 per (step, shard), as in the refresh flow, without Prefect. Timed is the processing alone: workers have loaded their
-models and compiled their kernels before. The wall clock counts, so other load on the machine spoils the figure: a
-control, a loop that touches no memory, tells what two processes could have gained at that moment.
+models and compiled their kernels before. The wall clock counts, so other load on the machine spoils the figure: how
+many cores others kept busy meanwhile is printed, and with more than a fifth of one a missed bar is not judged.
 """
 
 import os
@@ -23,17 +23,18 @@ from benchmarks.table import Row, finish
 NUM_SHARDS = 8
 MIN_RATIO = 1.8
 REPEATS = 2
+MAX_OTHERS_CORES = 0.2
 _CLIPS = ("head_shoulders_450_25fps.mp4", "portrait_1080x1920_30fps_hevc.mp4")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of all shards: wall seconds, CPU seconds inside the steps, frames, and the control's wall seconds."""
+    """One run of all shards: wall seconds, CPU seconds inside the steps, frames, and cores that others kept busy."""
 
     wall_s: float
     cpu_s: float
     num_frames: int
-    control_s: float
+    others_cores: float
 
 
 def main() -> None:
@@ -53,12 +54,14 @@ def _rows(ones: Sequence[Run], twos: Sequence[Run]) -> list[Row]:
     one, two = (min(runs, key=lambda run: run.wall_s) for runs in (ones, twos))
     ratio = one.wall_s / two.wall_s
     per_frame = [1000 * run.cpu_s / run.num_frames for run in (one, two)]
-    control = 2 * one.control_s / two.control_s
+    is_quiet = max(one.others_cores, two.others_cores) <= MAX_OTHERS_CORES
     notes = (
         f"{one.wall_s:.1f} s and {two.wall_s:.1f} s for {NUM_SHARDS} shards, {one.num_frames} frames; CPU per frame "
-        f"{per_frame[0]:.2f} and {per_frame[1]:.2f} ms; a loop without memory gains {control:.2f}x; best of {len(ones)}"
+        f"{per_frame[0]:.2f} and {per_frame[1]:.2f} ms; others kept {one.others_cores:.1f} and "
+        f"{two.others_cores:.1f} cores busy; best of {len(ones)}"
     )
-    return [Row("two workers against one", f"{ratio:.2f}x", f">= {MIN_RATIO}x", ratio >= MIN_RATIO, notes)]
+    is_met = True if ratio >= MIN_RATIO else (False if is_quiet else None)
+    return [Row("two workers against one", f"{ratio:.2f}x", f">= {MIN_RATIO}x", is_met, notes)]
 
 
 def _run(folder: Path, num_workers: int) -> Run:
@@ -80,14 +83,23 @@ def _run(folder: Path, num_workers: int) -> Run:
         workers = list(client.scheduler_info()["workers"])
         warm = [_submit(client, folder, folder / f"warm{i}", [worker]) for i, worker in enumerate(workers)]
         client.gather([step for steps in warm for step in steps])
-        spins: Any = client.gather([client.submit(_spin, i, workers=[w]) for i, w in enumerate(workers)])
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), _busy_s()
         done: Any = client.gather([_submit(client, folder, store, None) for store in stores])
-        wall_s = time.perf_counter() - began
+        wall_s, busy = time.perf_counter() - began, _busy_s() - busy
     for store in folder.glob("[sw]*[0-9]"):
         shutil.rmtree(store)
     frames = sum(steps[0][2] for steps in done)
-    return Run(wall_s, sum(seconds for steps in done for _, seconds, _ in steps), frames, max(spins))
+    cpu_s = sum(seconds for steps in done for _, seconds, _ in steps)
+    return Run(wall_s, cpu_s, frames, max(0.0, busy - cpu_s) / wall_s)
+
+
+def _busy_s() -> float:
+    """Seconds that all cores together have been busy since the machine started; 0 where it does not tell (no Linux)."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return 0.0
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def _submit(client: Any, folder: Path, store: Path, workers: list[str] | None) -> list[Any]:
@@ -132,14 +144,6 @@ def _extract(name: str, folder: Path, store: Path, cut: Any, needs: Any) -> tupl
     params = feature_params(_dataset(folder), name)
     result = extract_shard(name, params, "bench", cut[0], keys, range(len(cut[0].source_ids)), ObjectStore(store))
     return result, time.process_time() - began, 0
-
-
-def _spin(seed: int) -> float:
-    """Wall seconds of a loop that fits the first cache."""
-    began, value = time.perf_counter(), seed
-    for number in range(30_000_000):
-        value ^= number
-    return time.perf_counter() - began
 
 
 def _dataset(folder: Path) -> Any:

@@ -152,7 +152,7 @@ class Running:
                 stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder,
             )  # fmt: skip
 
-    def end(self, timeout_s: float = 120) -> Ended:
+    def end(self, timeout_s: float = 240) -> Ended:
         """Waits for the end."""
         try:
             code = self.process.wait(timeout_s)

@@ -170,9 +170,7 @@ def test_the_store_may_come_from_the_environment_or_the_folder(
     assert talkset("status").code == 0
 
 
-def test_a_damaged_store_fails_verify_with_1_and_names_the_file(
-    talkset: Talkset, store: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_store_fails_verify_with_1_and_names_the_file(talkset: Talkset, store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store, copy)
     path = Snapshot.open(copy).objects.path(Snapshot.open(copy).body.shards[0].cut.key) / "frames" / "data.mdb"
@@ -204,7 +202,8 @@ def test_workers_and_scheduler_exclude_each_other(talkset: Talkset, catalog: Cal
 
 
 @pytest.mark.parametrize(
-    "args", [("refrsh",), ("refresh",), ("status", "--jsn"), ("refresh", "small", "--workers", "0"), ("gc", "--keep", "x")]
+    "args",
+    [("refrsh",), ("refresh",), ("status", "--jsn"), ("refresh", "small", "--workers", "0"), ("gc", "--keep", "x")],
 )
 def test_what_typer_refuses_ends_with_2(talkset: Talkset, args: tuple[str, ...]) -> None:
     answer = talkset(*args)

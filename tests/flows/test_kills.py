@@ -128,7 +128,10 @@ def test_signal_ends_the_run_in_order(make_lab: MakeLab, number: signal.Signals,
     ended = run.end()
     assert time.monotonic() - began < 10
     assert ended.code == code
-    assert ended.err.strip().splitlines() == ["talkset: interrupted; run the same command again to go on"]
+    lines = ended.err.strip().splitlines()
+    assert "talkset: interrupted; run the same command again to go on" in lines
+    # Ctrl-C also reaches the workers of the group, which Dask lets print that they were interrupted.
+    assert len(lines) == 1 or number == signal.SIGINT
     assert run.orphans() == []
     with writer_lock(lab.store):
         pass

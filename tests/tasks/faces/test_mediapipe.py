@@ -75,7 +75,7 @@ def test_without_the_package_the_message_names_the_extra(monkeypatch):
     monkeypatch.setattr(mediapipe, "find_spec", lambda _name: None)
     with pytest.raises(WeightsError, match=r"pip install -e '\.\[mediapipe\]'"):
         mediapipe.load()
-    assert "talkset[mediapipe]" in (mediapipe.missing() or "")
+    assert ".[mediapipe]" in (mediapipe.missing() or "")
 
 
 def test_without_the_model_file_the_message_names_it(tmp_path, monkeypatch):
