@@ -14,11 +14,15 @@ from storage.patterns import compile_pattern, template_fields
 
 CATALOG_FILE = "datasets.yaml"
 
+# More than any catalog holds, and less than what aliases of aliases unfold to.
+_MAX_VALUES = 20_000
+_MAX_NUMBER = 1 << 63
+
 
 class Block(BaseModel):
     """Base of every part of a dataset block: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AudioRule(Block):
@@ -167,17 +171,27 @@ class TrainingRule(Block):
 
     Attributes:
         systems: which systems train on it.
+        preset: of their stages' settings, 'smoke' or 'paper'.
+        stages: only these of each system and those they start from, where it has them; empty means all.
+        device: 'cuda' waits for a machine with a GPU, 'any' takes the CPU where there is none.
         min_clips, min_hours, min_subjects: floor of what is kept.
         max_failed_share: of the sources.
         min_change: share of clips that must differ from the last trained snapshot.
+        quality: score column -> bounds of its median over the kept clips.
+        min_free_gib: free disk for checkpoints.
     """
 
     systems: list[Literal["edtalk", "emogene", "realtalk"]] = []
+    preset: str = "paper"
+    stages: list[str] = []
+    device: Literal["cuda", "any"] = "cuda"
     min_clips: int = 1
     min_hours: float = 0.0
     min_subjects: int = 1
     max_failed_share: float = 0.05
     min_change: float = 0.05
+    quality: dict[str, Threshold] = {}
+    min_free_gib: float = Field(default=5.0, ge=0)
 
 
 class LimitRule(Block):
@@ -206,6 +220,8 @@ class Dataset(Block):
         shard_minutes: video time per shard; never derived from the number of workers.
         features: extractor -> parameters.
         thresholds: score column -> bounds.
+        training: when a snapshot is worth a training run. Not part of the data: changing it publishes nothing.
+        resources: step ('cut' or an extractor) -> what a worker of a Dask cluster must offer, such as {GPU: 1}.
     """
 
     name: str
@@ -219,6 +235,11 @@ class Dataset(Block):
     thresholds: dict[str, Threshold] = {}
     split: SplitRule = SplitRule()
     training: TrainingRule = TrainingRule()
+    resources: dict[str, dict[str, Annotated[float, Field(gt=0)]]] = {}
+
+    def data_settings(self) -> dict[str, Any]:
+        """The settings that say what the data are, as JSON: neither where the files lie nor how the work is done."""
+        return self.model_dump(mode="json", exclude={"root", "training", "resources"})
 
     @model_validator(mode="after")
     def _has_landmarks(self) -> "Dataset":
@@ -239,8 +260,9 @@ def load_catalog(path: Path | None = None) -> dict[str, Dataset]:
     file = path or _default_file()
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    _require_bounded(raw, file)
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected a mapping of dataset names to blocks")
     return {str(name): _dataset(file, str(name), block) for name, block in raw.items()}
@@ -268,6 +290,20 @@ def _default_file() -> Path:
     raise ConfigError(f"no {CATALOG_FILE} in {Path.cwd()}; run talkset in the project's folder or pass --catalog")
 
 
+def _require_bounded(raw: Any, file: Path) -> None:
+    """Refuses what grows without bound when its aliases are followed."""
+    todo, count = [raw], 0
+    while todo:
+        value = todo.pop()
+        count += 1
+        if count > _MAX_VALUES:
+            raise ConfigError(f"{file}: more than {_MAX_VALUES} values; does an alias (*name) stand in its own anchor?")
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, (list, set)):
+            todo += value
+
+
 def _dataset(file: Path, name: str, block: Any) -> Dataset:
     if not isinstance(block, dict):
         raise ConfigError(f"{file}: dataset {name!r} must be a mapping, it is {type(block).__name__}")
@@ -283,7 +319,7 @@ def _explain(name: str, error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         return f"unknown key {where!r}{nearest(key, _valid_keys(first['loc'][:-1]))}"
-    return f"{where}: {first['msg']} (got {first['input']!r})"
+    return f"{where}: {first['msg']} (got {repr(first['input'])[:200]})"
 
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
@@ -311,11 +347,13 @@ def nearest(word: str, choices: list[str]) -> str:
 
 
 def _fill(value: Any, file: Path, where: str) -> Any:
-    """`value` with `${VAR}` and `${VAR:-default}` replaced in every string."""
+    """`value` with `${VAR}` and `${VAR:-default}` replaced in every string; numbers no setting can have are refused."""
     if isinstance(value, dict):
         return {key: _fill(inner, file, f"{where}.{key}") for key, inner in value.items()}
     if isinstance(value, list):
         return [_fill(inner, file, where) for inner in value]
+    if isinstance(value, (int, float)) and not -_MAX_NUMBER < value < _MAX_NUMBER:
+        raise ConfigError(f"{file}: {where}: a finite number below {_MAX_NUMBER} is expected")
     return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
 
 

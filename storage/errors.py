@@ -8,6 +8,7 @@
     |-- OutOfSpace               the disk is full; nothing half-written is visible
     |-- AccountingError          the sum of states does not close; nothing was published
     |-- SnapshotConflict         somebody else published meanwhile
+    |-- ServiceLost              the Dask cluster or the Prefect server went away; what was committed is kept
     |-- WeightsError             a weight file is missing, or its hash is wrong
     `-- Rejected                 a property of the input: deterministic, remembered (reason code and detail)
 
@@ -75,6 +76,10 @@ class AccountingError(TalksetError):
 
 class SnapshotConflict(TalksetError):
     """The parent of the snapshot to publish is no longer the latest one."""
+
+
+class ServiceLost(TalksetError):
+    """The Dask cluster or the Prefect server went away in the middle of a run; what was committed is kept."""
 
 
 class WeightsError(TalksetError):
