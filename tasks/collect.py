@@ -1,11 +1,14 @@
 """Garbage collection: remove objects that no kept snapshot needs."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from storage.errors import StoreCorrupt
+from storage.lock import writer_lock
 from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, snapshot_numbers
 
@@ -25,6 +28,20 @@ class Garbage:
     num_bytes: int
     num_young: int
     snapshots: tuple[int, ...]
+
+
+def collect(store: Path, keep: int, grace_hours: float, is_dry: bool, wait_s: float = 0.0) -> dict[str, Any]:
+    """Removes what no kept snapshot needs, or with `is_dry` only says what would go; see find_garbage.
+
+    Raises:
+        LockedError: another process writes to the store.
+    """
+    with writer_lock(store, wait_s):
+        garbage = find_garbage(store, keep, grace_hours)
+        if not is_dry:
+            remove_garbage(store, garbage)
+    return {"removed": not is_dry, "objects": len(garbage.keys), "bytes": garbage.num_bytes,
+            "too_young": garbage.num_young, "snapshots": list(garbage.snapshots)}  # fmt: skip
 
 
 def find_garbage(store: Path, keep: int, grace_hours: float) -> Garbage:
@@ -49,6 +66,8 @@ def remove_garbage(store: Path, garbage: Garbage) -> None:
     """Removes what `find_garbage` found; hold the writer lock. Snapshot files go first: none may point at a hole."""
     for number in garbage.snapshots:
         (store / "snapshots" / f"{number:06d}.json").unlink(missing_ok=True)
+        # Its report shows frames, which must not outlive it.
+        shutil.rmtree(store / "reports" / f"{number:06d}", ignore_errors=True)
     objects = ObjectStore(store)
     for key in garbage.keys:
         objects.delete(key)

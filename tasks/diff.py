@@ -24,7 +24,7 @@ def diff_snapshots(old: Snapshot, new: Snapshot) -> dict[str, Any]:
             "added": sorted(fresh - set(renamed.values())),
             "removed": sorted(gone - set(renamed)),
             "renamed": [{"from": path, "to": renamed[path]} for path in sorted(renamed)],
-            "changed": [path for path in both if before[path]["source_id"] != after[path]["source_id"]],
+            "changed": [path for path in both if _is_changed(before[path], after[path])],
             "state": [
                 {"path": path, "from": before[path]["state"], "to": after[path]["state"]}
                 for path in both
@@ -34,6 +34,12 @@ def diff_snapshots(old: Snapshot, new: Snapshot) -> dict[str, Any]:
         "clips": _clips(old, new),
         "config": _settings(old.body.config, new.body.config),
     }
+
+
+def _is_changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Other contents: by id (video, audio and spans) where both have one, else by the bytes of the video alone."""
+    column = "source_id" if before["source_id"] and after["source_id"] else "sha256"
+    return before[column] != after[column]
 
 
 def _renamed(gone: dict[str, dict[str, Any]], fresh: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -4,7 +4,7 @@ Files appear whole or not at all: bytes go to `<name>.partial`, which takes the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ class VideoWriter:
         preset: x264 preset, 'ultrafast' .. 'veryslow'.
         audio_start_s: time of the first audio sample; above 0 the audio stream starts late by its timestamps (readers
             see it begin up to 1024 samples of silence earlier: the priming of AAC).
+        metadata: tags of the file, such as 'comment'.
 
     Raises:
         ValueError: odd or empty frame size, negative audio start, audio start without audio.
@@ -57,6 +58,7 @@ class VideoWriter:
         crf: int = 20,
         preset: str = "ultrafast",
         audio_start_s: float = 0.0,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         _check_video(path, width_px, height_px, fps, audio_rate_hz, audio_start_s)
         self._path, self._partial = path, _partial(path)
@@ -67,6 +69,7 @@ class VideoWriter:
         self._num_frames = 0
         self._audio_pts = round(audio_start_s * audio_rate_hz) if audio_rate_hz else 0
         self._container = av.open(str(self._partial), "w", format="mp4", options=_mp4_options(audio_rate_hz))
+        self._container.metadata.update(metadata or {})
         self._video = self._add_video(crf, preset)
         self._audio = _add_audio(self._container, "aac", audio_rate_hz) if audio_rate_hz else None
 

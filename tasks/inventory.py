@@ -13,6 +13,7 @@ from storage.errors import PreflightError, Reason
 from storage.hash_cache import HashCache
 from storage.patterns import compile_pattern
 from storage.records import Source
+from storage.takedowns import NO_TAKEDOWNS, Takedowns
 from tasks.annotations import spans_of
 
 VIDEO_EXTENSIONS = frozenset(
@@ -29,18 +30,25 @@ class Inventory:
         num_not_selected: files that match a pattern but not its `select`.
         num_ignored: files that are no video by name and match no pattern.
         num_not_taken: sources that this run was told to leave aside (--limit, --retry-failed).
+        taken_down: ids of withdrawn sources, sorted, whether their files are there or not; no shard may hold one.
     """
 
     sources: tuple[Source, ...]
     num_not_selected: int
     num_ignored: int
     num_not_taken: int = 0
+    taken_down: tuple[str, ...] = ()
 
 
-def take_inventory(dataset: Dataset, cache: HashCache) -> Inventory:
+def take_inventory(dataset: Dataset, cache: HashCache, takedowns: Takedowns = NO_TAKEDOWNS) -> Inventory:
     """Walks the root of `dataset`; hashes what changed since the last run.
 
     Nothing under the root is written, no FIFO or device is opened, no link that leaves the root is followed.
+
+    Args:
+        dataset: whose root.
+        cache: hashes known from earlier runs.
+        takedowns: sources with one of these contents are rejected as TAKEN_DOWN, whatever they are called.
 
     Raises:
         PreflightError: the root is no readable folder.
@@ -58,8 +66,10 @@ def take_inventory(dataset: Dataset, cache: HashCache) -> Inventory:
         elif not _is_selected(match[0], match[2]):
             num_not_selected += 1
         else:
-            sources.append(_source(root, relative, *match, cache))
-    return Inventory(tuple(sources), num_not_selected, num_ignored)
+            sources.append(_unless_taken_down(_source(root, relative, *match, cache), takedowns))
+    withdrawn = {source.source_id for source in sources if source.reason is Reason.TAKEN_DOWN}
+    taken_down = tuple(sorted(withdrawn | takedowns.source_ids))
+    return Inventory(tuple(sources), num_not_selected, num_ignored, taken_down=taken_down)
 
 
 def require_root(dataset: Dataset) -> Path:
@@ -137,6 +147,13 @@ def _misnamed(relative: str) -> Source:
     )  # fmt: skip
 
 
+def _unless_taken_down(source: Source, takedowns: Takedowns) -> Source:
+    found = takedowns.of(source.sha256, source.source_id)
+    if found is None:
+        return source
+    return replace(source, reason=Reason.TAKEN_DOWN, detail=f"taken down: {found.reason}", error="")
+
+
 def _source(
     root: Path, relative: str, layout: Layout, layout_name: str, groups: dict[str, str], cache: HashCache
 ) -> Source:
@@ -154,11 +171,13 @@ def _source(
         if refusal:
             return replace(named, reason=refusal[0], detail=refusal[1])
         facts = cache.facts(root / relative)
+        # Known also of a source whose audio file then turns out to be unreadable.
+        named = replace(named, size_bytes=facts.num_bytes, sha256=facts.sha256, seconds=facts.seconds)
         audio_path_hex, audio_sha256 = _audio(root, layout, groups, cache)
     except OSError as error:
         return replace(named, error=f"{type(error).__name__}: {error.strerror}; make the file readable")
     spans = spans_of(root, layout.annotations, groups)
-    read = replace(named, size_bytes=facts.num_bytes, sha256=facts.sha256, seconds=facts.seconds, spans=spans)
+    read = replace(named, spans=spans)
     if layout.annotations and not spans:
         detail = f"not in the annotation lists of {layout.annotations.folder}"
         return replace(read, reason=Reason.BAD_NAME, detail=detail)

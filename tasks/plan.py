@@ -1,6 +1,6 @@
 """Plan: which shards a refresh consists of. Pure: inventory and the parent snapshot's shards in, shards out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.records import Shard, Source
@@ -26,8 +26,9 @@ class Plan:
 
 
 def make_plan(
-    sources: Sequence[Source], parent_shards: Sequence[Shard], reusable: Iterable[str], shard_minutes: float
-) -> Plan:
+    sources: Sequence[Source], parent_shards: Sequence[Shard], reusable: Iterable[str], shard_minutes: float,
+    taken_down: Collection[str] = (),
+) -> Plan:  # fmt: skip
     """Unchanged sources stay in the shard they have; new or changed ones form new shards.
 
     Args:
@@ -36,6 +37,8 @@ def make_plan(
         reusable: ids of the parent's shards whose cut is valid under today's rules; they may keep sources that are
             gone. Any other shard with a source that is gone is formed anew.
         shard_minutes: video time of a new shard.
+        taken_down: ids of withdrawn sources. A shard with one of them is dissolved, however much of it lives: what
+            was made of it together still contains the source.
 
     Returns:
         Shards that together hold every usable, distinct source exactly once. A parent shard whose live share falls
@@ -44,8 +47,10 @@ def make_plan(
     by_id, duplicates = _distinct(sources)
     kept: list[Shard] = []
     placed: set[str] = set()
-    valid = set(reusable)
+    valid, withdrawn = set(reusable), set(taken_down)
     for shard in parent_shards:
+        if withdrawn.intersection(shard.source_ids):
+            continue
         live = [source for source in shard.source_ids if source in by_id and source not in placed]
         is_whole = len(live) == len(shard.source_ids)
         if is_whole or (shard.shard_id in valid and 2 * len(live) >= len(shard.source_ids)):

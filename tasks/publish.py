@@ -106,7 +106,8 @@ def publish_snapshot(
 
 def _config(dataset: Dataset) -> dict[str, Any]:
     """The resolved block without what belongs to the machine: its root, and paths among the extractors' parameters."""
-    config = dataset.model_dump(mode="json", exclude={"root", "name"})
+    config = dataset.data_settings()
+    del config["name"]
     known = features.discover()
     config["features"] = {
         name: features.key_params(name, known[name].Params.model_validate(given)) if name in known else given

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from storage.objects import Manifest
 from storage.snapshot import ShardEntry, Snapshot
@@ -131,7 +132,9 @@ def _slowest(snapshot: Snapshot, seconds: dict[str, float]) -> list[SlowSource]:
     ids = table["source_id"].to_pylist()
     spent = np.array([seconds.get(source, 0.0) if source else 0.0 for source in ids])
     chosen = [int(index) for index in np.argsort(-spent, kind="stable")[: 2 * NUM_SLOWEST] if spent[index] > 0]
-    rows: list[dict[str, Any]] = table.select(["path", "name", "num_slots", "state"]).take(chosen).to_pylist()
+    rows: list[dict[str, Any]] = (
+        table.select(["path", "name", "num_slots", "state"]).take(pa.array(chosen, pa.int64())).to_pylist()
+    )
     slow = [
         SlowSource(row["path"], row["name"], spent[index], row["num_slots"] / 25)
         for index, row in zip(chosen, rows, strict=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from storage.catalog import Threshold
-from storage.errors import ConfigError
+from storage.errors import ConfigError, LockedError
 from storage.keys import object_key
+from storage.lock import writer_lock
 from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, snapshot_numbers
-from tasks.collect import find_garbage, remove_garbage
+from tasks.collect import collect, find_garbage, remove_garbage
 from tasks.verify import verify_snapshot
 from tests.synthetic_store import build_store
 
@@ -100,3 +101,22 @@ def test_the_next_snapshot_continues_the_line(tmp_path: Path) -> None:
     fourth = build_store(tmp_path, clips_per_subject=1, num_frames=(10,))
     assert (fourth.body.number, fourth.body.parent) == (4, third.id)
     assert verify_snapshot(fourth) == []
+
+
+def test_reports_of_collected_snapshots_go_with_them(tmp_path: Path) -> None:
+    """They show frames of what may have been taken down."""
+    grow(tmp_path)
+    for number in (1, 2, 3):
+        (tmp_path / "reports" / f"{number:06d}").mkdir(parents=True)
+        (tmp_path / "reports" / f"{number:06d}" / "index.html").write_text("frames")
+    answer = collect(tmp_path, keep=1, grace_hours=0, is_dry=True)
+    assert (answer["removed"], answer["snapshots"]) == (False, [1, 2])
+    assert len(list((tmp_path / "reports").iterdir())) == 3
+    assert collect(tmp_path, keep=1, grace_hours=0, is_dry=False)["objects"] == answer["objects"] > 0
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["000003"]
+
+
+def test_a_store_that_is_written_to_is_left_alone(tmp_path: Path) -> None:
+    grow(tmp_path)
+    with writer_lock(tmp_path), pytest.raises(LockedError):
+        collect(tmp_path, keep=1, grace_hours=0, is_dry=False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from storage.catalog import Threshold
+from storage.errors import Reason
 from storage.records import Source
 from storage.snapshot import Snapshot
 from tasks.diff import diff_snapshots
@@ -95,3 +96,11 @@ def test_thresholds_show_as_settings_and_as_clips_kept_or_dropped(tmp_path: Path
     assert answer["clips"]["changed"] == []
     (setting,) = answer["config"]
     assert setting.startswith("thresholds")
+
+
+def test_a_source_that_is_taken_down_changes_its_state_not_its_content(tmp_path: Path, sources: list[Source]) -> None:
+    old = publish(tmp_path, sources)
+    new = publish(tmp_path, [replace(sources[0], reason=Reason.TAKEN_DOWN, detail="asked to"), *sources[1:]])
+    answer = diff_snapshots(old, new)["sources"]
+    assert (answer["changed"], answer["added"], answer["removed"]) == ([], [], [])
+    assert answer["state"] == [{"path": sources[0].path, "from": "done", "to": "rejected"}]

@@ -10,6 +10,7 @@ from storage.catalog import AnnotationRule, AudioRule, Dataset, Layout
 from storage.errors import ConfigError, PreflightError, Reason
 from storage.hash_cache import HashCache
 from storage.keys import sha256_file
+from storage.takedowns import Takedown, Takedowns
 from tasks.inventory import escape_path, take_inventory
 
 MEAD = Layout(
@@ -247,3 +248,70 @@ def test_importing_loads_no_codec():
 
     code = "import sys, tasks.inventory; sys.exit(any(m in sys.modules for m in ('av', 'dlib', 'numba', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- takedowns
+
+
+def taken(root: Path, *entries: Takedown, **layouts: Layout):
+    cache = HashCache(root.parent / "cache.json", lambda path: 1.0)
+    return take_inventory(dataset(root, **layouts), cache, Takedowns(entries))
+
+
+def takedown(sha256: str = "", *ids: str) -> Takedown:
+    return Takedown(sha256=sha256, source_ids=ids, path="as it was called", reason="asked", taken_at="2026-01-02")
+
+
+def test_a_withdrawn_source_is_rejected_by_content_whatever_it_is_called(root):
+    digest = sha256_file(put(root, "a.mp4", b"withdrawn"))[0]
+    put(root, "deep/twin.mp4", b"withdrawn")
+    put(root, "b.mp4", b"stays")
+    found = taken(root, takedown(digest), any=ANY)
+    assert [(s.path, s.reason, s.detail, s.is_usable) for s in found.sources] == [
+        ("a.mp4", Reason.TAKEN_DOWN, "taken down: asked", False),
+        ("b.mp4", None, "", True),
+        ("deep/twin.mp4", Reason.TAKEN_DOWN, "taken down: asked", False),
+    ]
+    assert found.sources[0].sha256 == digest
+    assert inventory(root, any=ANY).sources[0].is_usable
+
+
+def test_a_withdrawn_source_is_known_by_its_id_alone(root):
+    put(root, "a.mp4", b"withdrawn")
+    put(root, "b.mp4", b"stays")
+    before = inventory(root, any=ANY).sources
+    found = taken(root, takedown("", before[0].source_id), any=ANY)
+    assert [s.reason for s in found.sources] == [Reason.TAKEN_DOWN, None]
+
+
+def test_ids_that_no_shard_may_hold_are_those_of_the_list_and_of_what_was_found(root):
+    """Beside its audio file a source has another id than the list knows; one whose file is gone has no row."""
+    video = put(root, "M003/video/front/angry/level_1/001.mp4")
+    put(root, "M003/audio/angry/level_1/001.m4a", b"sound")
+    with_audio = inventory(root, raw=MEAD).sources[0].source_id
+    found = taken(root, takedown(sha256_file(video)[0]), takedown("", "f" * 20), raw=MEAD)
+    assert found.taken_down == tuple(sorted((with_audio, "f" * 20)))
+    assert inventory(root, raw=MEAD).taken_down == ()
+
+
+def test_a_withdrawn_source_comes_before_every_other_reason(root):
+    put(root, "RD/Radio12.mp4", b"not listed")
+    annotate(root, "Radio11.mp4 00:30-01:00\n", "", "")
+    digest = sha256_file(root / "RD/Radio12.mp4")[0]
+    (found,) = taken(root, takedown(digest), official=OFFICIAL).sources
+    assert found.reason is Reason.TAKEN_DOWN
+
+
+def test_a_withdrawn_source_with_an_unreadable_audio_file_is_not_tried_again(root, tmp_path, request):
+    video = put(root, "M003/video/front/angry/level_1/001.mp4")
+    put(root, "M003/audio/angry/level_1/001.m4a", b"sound").chmod(0)
+    digest = sha256_file(video)[0]
+    for folder in [root, *root.parents]:
+        if folder == Path(tempfile.gettempdir()):
+            break
+        folder.chmod(0o755)
+    request.getfixturevalue("not_root")
+    (failed,) = inventory(root, raw=MEAD).sources
+    assert "PermissionError" in failed.error
+    (found,) = taken(root, takedown(digest), raw=MEAD).sources
+    assert (found.reason, found.error) == (Reason.TAKEN_DOWN, "")

@@ -15,7 +15,12 @@ import pytest
 import yaml
 
 from storage.catalog import Threshold
+from storage.errors import Reason
+from storage.records import Source
 from storage.snapshot import Snapshot
+from tasks.inventory import Inventory
+from tasks.plan import make_plan
+from tasks.publish import publish_snapshot
 from tasks.report import ReportFiles, write_report
 from tasks.report.accounts import accounts_of
 from tasks.report.card import size_category
@@ -27,7 +32,7 @@ from tasks.report.speech import NUM_CLIPS, speech_pictures
 from tasks.report.stored import stored_facts
 from tasks.report.templating import escape_markdown, percent, size_text
 from tasks.report.troubles import troubles_of
-from tests.synthetic_store import THRESHOLDS, TRUE_LAG_FRAMES, build_store
+from tests.synthetic_store import THRESHOLDS, TRUE_LAG_FRAMES, build_store, synthetic_dataset
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 LIMITS = {**THRESHOLDS, "sync_offset_frames": Threshold(min=-4, max=4)}
@@ -256,6 +261,19 @@ def test_changes_against_the_parent(store: Path, snapshot: Snapshot) -> None:
         ("thresholds.sync_offset_frames.max", None, 4.0), ("thresholds.sync_offset_frames.min", None, -4.0),
     )  # fmt: skip
     assert changes_of(Snapshot.open(store, 1)) is None
+
+
+def test_a_snapshot_in_which_nothing_could_be_used_has_a_report(tmp_path: Path) -> None:
+    """A tree of other files: every source is refused, no shard exists, and that is what the page says."""
+    odd = Source("odd.mp4", b"odd.mp4".hex(), "", "", "", {}, 1, "f" * 64, reason=Reason.BAD_NAME, detail="no pattern")
+    dataset = synthetic_dataset()
+    inventory = Inventory((odd,), 0, 0)
+    plan = make_plan([odd], [], [], dataset.shard_minutes)
+    snapshot, _ = publish_snapshot(dataset, tmp_path, inventory, plan, [], {}, {}, "0")
+    assert snapshot.body.shards == ()
+    page = write_report(snapshot, tmp_path / "out").page.read_text()
+    assert "odd.mp4" in page
+    assert "BAD_NAME" in page
 
 
 def test_a_parent_that_is_gone_is_said(tmp_path: Path) -> None:
