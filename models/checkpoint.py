@@ -1,0 +1,247 @@
+"""Checkpoints: a file of tensors and beside it a JSON file that says what it is; whole or not there at all.
+
+    <run>/checkpoints/state-00001000.safetensors    modules, averages, optimisers: all that resuming needs
+    <run>/checkpoints/model-00001000.safetensors    what inference and later stages load: `<module>.<key>`
+    <run>/checkpoints/state-00001000.json           the sidecar (`model-...json` likewise): hash, origin, plain numbers
+
+The tensors are written to a temporary file of the same folder, synced and renamed; the sidecar comes last, so a file
+without one does not exist. Nothing here is a pickle, and none is ever read.
+"""
+
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from storage import files
+from storage.errors import ConfigError, StoreCorrupt
+from storage.keys import canonical_json, sha256_file
+from storage.runs import Checkpoint
+
+FOLDER = "checkpoints"
+_TEMPORARY = ".unfinished"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_log = logging.getLogger(__name__)
+
+
+class Strict(BaseModel):
+    """Immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Identity(Strict):
+    """Which training a checkpoint belongs to.
+
+    Attributes:
+        run, snapshot: ids.
+        config_sha256: of what determines the result, see storage.runs.RunKey.
+        parents: stage -> SHA-256 of the 'model' file it started from.
+        code_version: of this package; the only field that may differ between two sessions of a run.
+    """
+
+    run: str
+    snapshot: str
+    config_sha256: str
+    parents: dict[str, str] = {}
+    code_version: str = ""
+
+    def require_same(self, other: "Identity") -> None:
+        """Refuses to resume a state of another training.
+
+        Raises:
+            ConfigError: a field differs; it is named with both values.
+        """
+        for field in ("snapshot", "run", "config_sha256", "parents"):
+            ours, theirs = getattr(self, field), getattr(other, field)
+            if ours != theirs:
+                raise ConfigError(f"the checkpoint belongs to {field} {theirs}, this run to {ours}; it is not resumed")
+
+
+class Sidecar(Strict):
+    """What a checkpoint is.
+
+    Attributes:
+        kind, step, sha256, num_bytes: as storage.runs.Checkpoint.
+        identity: which training it belongs to.
+        plain: the part of a state that is no tensor.
+    """
+
+    schema_version: int = 1
+    kind: Literal["state", "model"]
+    step: int
+    sha256: str
+    num_bytes: int
+    identity: Identity
+    plain: dict[str, Any] = {}
+
+
+def save_checkpoint(
+    run: Path, kind: Literal["state", "model"], step: int, identity: Identity, tensors: Mapping[str, Tensor],
+    plain: Mapping[str, Any] | None = None, prefix: str = "",
+) -> Checkpoint:  # fmt: skip
+    """Writes a checkpoint durably; an earlier one of the same step gives way.
+
+    Args:
+        run: folder of the run.
+        kind, step, identity, plain: for the sidecar.
+        tensors: on any device.
+        prefix: of the file name; one with a prefix is found by no function here.
+
+    Raises:
+        OutOfSpace: the disk is full; all earlier checkpoints are intact.
+    """
+    path = run / FOLDER / f"{prefix}{kind}-{step:08d}.safetensors"
+    files.make_dir(path.parent)
+    with _temporary_sibling(path) as temporary:
+        _write_tensors(temporary, tensors, {"run": identity.run, "snapshot": identity.snapshot, "step": step})
+        sha256, num_bytes = sha256_file(temporary)
+        _sidecar_path(path).unlink(missing_ok=True)
+        temporary.replace(path)
+    files.fsync_dir(path.parent)
+    sidecar = Sidecar(
+        kind=kind, step=step, sha256=sha256, num_bytes=num_bytes, identity=identity, plain=dict(plain or {})
+    )
+    files.replace_durable(_sidecar_path(path), sidecar.model_dump_json(indent=1).encode())
+    return _entry(path, sidecar)
+
+
+def list_checkpoints(run: Path) -> tuple[Checkpoint, ...]:
+    """Every checkpoint of a run that has a readable sidecar, oldest first; hashes are not checked."""
+    found = [
+        _entry(path.with_suffix(".safetensors"), sidecar)
+        for kind in ("state", "model")
+        for path in (run / FOLDER).glob(f"{kind}-*.json")
+        if (sidecar := _read_sidecar(path))
+    ]
+    return tuple(sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.kind)))
+
+
+def load_state(run: Path, step: int | None = None) -> tuple[Sidecar, dict[str, Tensor]] | None:
+    """The newest good state (or that of `step`) with its tensors on the CPU; None when there is none.
+
+    A damaged one is passed over for the one before, which the log says.
+    """
+    states = [entry for entry in list_checkpoints(run) if entry.kind == "state" and step in (None, entry.step)]
+    for entry in reversed(states):
+        sidecar = _read_sidecar(_sidecar_path(run / entry.file))
+        try:
+            if sidecar:
+                return sidecar, load_tensors(run, entry)
+        except StoreCorrupt as error:
+            _log.warning("%s; falling back to the checkpoint before it", error)
+    return None
+
+
+def load_tensors(run: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a checkpoint on the CPU, its hash checked first.
+
+    Raises:
+        StoreCorrupt: the file is missing or damaged, or it is not in the safetensors format.
+    """
+    path = run / checkpoint.file
+    try:
+        found = sha256_file(path)[0]
+        if found != checkpoint.sha256:
+            raise StoreCorrupt(f"{path}: sha256 is {found}, expected {checkpoint.sha256}")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreCorrupt(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def is_intact(run: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the file is there with the bytes it was written with."""
+    try:
+        return sha256_file(run / checkpoint.file)[0] == checkpoint.sha256
+    except OSError:
+        return False
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` checkpoints of each kind."""
+    for kind in ("state", "model"):
+        entries = [entry for entry in list_checkpoints(run) if entry.kind == kind]
+        for entry in entries[:-keep_last]:
+            _sidecar_path(run / entry.file).unlink()
+            (run / entry.file).unlink(missing_ok=True)
+
+
+def sweep(run: Path) -> None:
+    """Removes what a killed session left half-written. Only for the process that holds the run's lock."""
+    folder = run / FOLDER
+    for path in folder.glob(f"*{_TEMPORARY}"):
+        path.unlink()
+    for path in folder.glob("*.safetensors"):
+        if not _sidecar_path(path).exists():
+            path.unlink()
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    # One entry only: the format does not order several, and equal contents are to have equal bytes.
+    metadata = {"talkset": canonical_json(dict(about)).decode()}
+    with files.out_of_space(path):
+        try:
+            save_file(_storable(tensors), path, metadata)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
+    files.fsync_file(path)
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and none sharing memory with another one, as tied weights do."""
+    stored: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        pointer = copy.untyped_storage().data_ptr()
+        stored[name] = (
+            copy.clone() if pointer in seen or copy.numel() * copy.itemsize < copy.untyped_storage().nbytes() else copy
+        )
+        seen.add(pointer)
+    return stored
+
+
+def _as_os_error(error: SafetensorError) -> Exception:
+    """The library's error as the one of the operating system that caused it, if one did."""
+    number = _OS_ERROR.search(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
+
+
+@contextmanager
+def _temporary_sibling(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_sidecar(path: Path) -> Sidecar | None:
+    try:
+        return Sidecar.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        _log.warning("%s: not a readable sidecar (%s); its checkpoint is passed over", path, type(error).__name__)
+        return None
+
+
+def _sidecar_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _entry(path: Path, sidecar: Sidecar) -> Checkpoint:
+    return Checkpoint(
+        file=f"{FOLDER}/{path.name}",
+        kind=sidecar.kind,
+        step=sidecar.step,
+        sha256=sidecar.sha256,
+        num_bytes=sidecar.num_bytes,
+    )

@@ -1,0 +1,59 @@
+"""TrainConfig: how long, how exactly and how visibly a stage is trained; the same for every stage."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+# What may differ between two sessions of one run: none of it changes a weight or a figure.
+_HOUSEKEEPING = {"num_workers", "log_every", "picture_every", "save_every", "save_every_s", "keep_last"}
+
+
+class TrainConfig(BaseModel):
+    """Settings of the engine.
+
+    Attributes:
+        max_steps: calls of the learner's `train_step`.
+        batch_size: items per step, of all processes together; a multiple of their number.
+        seed: of the first weights, the order of the data and every random choice.
+        precision: 'bf16' and 'fp16' run what is inside `trainer.autocast()` in that type; weights stay float32.
+        grad_clip: largest 2-norm of the gradients of one optimiser; None does not clip.
+        ema_decay: of the averaged copies; at step t it is min(ema_decay, (1 + t) / (10 + t)), so that the first
+            weights are soon forgotten. 0 makes the copies equal to the weights.
+        num_workers: processes that load data, per rank; 0 loads in the training process.
+        log_every: steps per line of metrics.jsonl, which holds their means.
+        val_every: steps between validations; there is always one at the end.
+        val_batches: batches per validation; None is all of them.
+        picture_every: steps between sample pictures; there is always one at the end.
+        save_every: steps between checkpoints; there is always one at the end.
+        save_every_s: seconds after which a checkpoint is due, whatever the number of steps.
+        keep_last: checkpoints that are kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_steps: PositiveInt
+    batch_size: PositiveInt
+    seed: NonNegativeInt = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    grad_clip: PositiveFloat | None = None
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    num_workers: NonNegativeInt = 0
+    log_every: PositiveInt = 50
+    val_every: PositiveInt = 1000
+    val_batches: PositiveInt | None = None
+    picture_every: PositiveInt = 1000
+    save_every: PositiveInt = 1000
+    save_every_s: NonNegativeFloat = 600
+    keep_last: PositiveInt = 3
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's Config: its own hyper-parameters beside `train`. Immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: TrainConfig
+
+    def key_config(self) -> dict[str, Any]:
+        """What of the settings determines the result, and so the id of the run."""
+        return self.model_dump(mode="json", exclude={"train": _HOUSEKEEPING})

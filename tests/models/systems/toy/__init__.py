@@ -1,0 +1,1 @@
+"""A system for tests: models.__path__ is made to hold this folder."""
