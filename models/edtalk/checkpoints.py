@@ -1,0 +1,150 @@
+"""Published checkpoint files (EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt, LIA's vox.pt) as state dicts and models.
+
+Such a file is a dict of state dicts, `gen` (and `dis`) or `audio2lip`, beside the optimisers and an argparse.Namespace.
+It is read without running any code that it may hold.
+"""
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.edtalk.model import EDTalk
+from storage.errors import WeightsError
+
+State = Mapping[str, Tensor]
+
+# Where what LIA calls so lies in EDTalk; everything else under `enc.net_app` and `dec` keeps its name.
+LIA_RENAMED = {f"enc.fc.{layer}.": f"fc.{layer}." for layer in range(4)}
+# LIA's own code head and bank: EDTalk divides them, so its heads and banks start anew.
+LIA_DROPPED = ("enc.fc.4.", "dec.direction.")
+# A part that no published file has and whose first values change nothing.
+NOT_PUBLISHED = ("dec.rgb_residuals.",)
+# What each model has beyond the one before it.
+NOT_IN_MOUTH_POSE = (*NOT_PUBLISHED, "exp_fc.", "direction_exp.", "dec.fineadainresblock.")
+NOT_IN_LIA = (*NOT_IN_MOUTH_POSE, "lip_fc.", "pose_fc.", "direction_lipnonlip.")
+_NUM_NAMED = 3
+
+
+def read_published(path: Path, part: str = "gen") -> dict[str, Tensor]:
+    """One state dict of a published file, on the CPU.
+
+    Args:
+        path: the file.
+        part: 'gen', 'dis' or 'audio2lip'.
+
+    Raises:
+        WeightsError: the file is missing or damaged, holds code, or has no such part (those it has are named).
+    """
+    parts = _read(path)
+    state = parts.get(part)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: no weights {part!r} in it; it holds {', '.join(map(str, parts)) or 'nothing'}")
+    return dict(state)
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file; name the file that was downloaded") from None
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path}: refused, it is damaged or holds more than weights: {_reason(error)}") from None
+    except Exception as error:
+        # a damaged archive surfaces as RuntimeError, EOFError, KeyError, ValueError, ...
+        raise WeightsError(f"{path}: not a checkpoint file: {_reason(error)}") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """What torch says, without its advice on how to load the file all the same."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    found = [line for line in lines if "Unsupported" in line or "GLOBAL" in line] or lines
+    return (found[0] if found else type(error).__name__)[:200]
+
+
+def load_edtalk(path: Path, has_rgb_residual: bool = False) -> EDTalk:
+    """The model of a published file: the full one, or mouth and pose only, as the file's tensors tell.
+
+    Args:
+        path: EDTalk.pt or EDTalk_lip_pose.pt.
+        has_rgb_residual: see models.edtalk.generator.RgbResidual.
+
+    Raises:
+        WeightsError: as `read_published`, or the tensors are not those of either model.
+    """
+    state = read_published(path)
+    model = EDTalk(has_expression="direction_exp.weight" in state, has_rgb_residual=has_rgb_residual)
+    fit_state(model, state, str(path))
+    return model
+
+
+def start_from_lia(model: EDTalk, state: State, name: str) -> None:
+    """Gives an EDTalk model the encoder, the shared layers and the generator of a LIA one; the rest keeps its values.
+
+    Args:
+        model: to load into.
+        state: tensors of a Lia model or of LIA's published file.
+        name: of the file or run, for messages.
+
+    Raises:
+        WeightsError: as `fit_state`.
+    """
+    fit_state(model, lia_to_edtalk(state), name, NOT_IN_LIA)
+
+
+def lia_to_edtalk(state: State) -> dict[str, Tensor]:
+    """The tensors of a LIA state dict that EDTalk has, under its names."""
+    return {_renamed(key): value for key, value in state.items() if not key.startswith(LIA_DROPPED)}
+
+
+def _renamed(key: str) -> str:
+    return next((new + key.removeprefix(old) for old, new in LIA_RENAMED.items() if key.startswith(old)), key)
+
+
+def fit_state(module: nn.Module, state: State, name: str, optional: tuple[str, ...] = NOT_PUBLISHED) -> None:
+    """Loads a state dict strictly, but a bias may be [C] where the module has [1, C, 1, 1].
+
+    Args:
+        module: to load into.
+        state: its tensors.
+        name: of the file or run, for messages.
+        optional: beginnings of the names of tensors that may be missing and then keep their values.
+
+    Raises:
+        WeightsError: tensors are missing, left over, or of another shape; the first of them are named.
+    """
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state and not key.startswith(optional)]
+    unknown = [key for key in state if key not in wanted]
+    shared = {key: value for key, value in state.items() if key in wanted}
+    wrong = [
+        f"{key}: {_size(value)}, not {_size(wanted[key])}"
+        for key, value in shared.items()
+        if not _fits(value, wanted[key])
+    ]
+    faults = {"missing": missing, "unknown": unknown, "of another shape": wrong}
+    if any(faults.values()):
+        told = "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in faults.items() if keys)
+        raise WeightsError(f"{name}: its tensors are not those of {type(module).__name__}: {told}")
+    fitting = {key: value.reshape(wanted[key].shape) for key, value in shared.items()}
+    module.load_state_dict(wanted | fitting)
+
+
+def _fits(value: Tensor, wanted: Tensor) -> bool:
+    """Whether both have the same shape but for axes of length 1."""
+    return [size for size in value.shape if size != 1] == [size for size in wanted.shape if size != 1]
+
+
+def _size(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "scalar"
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:_NUM_NAMED]) + (", ..." if len(keys) > _NUM_NAMED else "")

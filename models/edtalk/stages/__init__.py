@@ -1,0 +1,1 @@
+"""The stages in which EDTalk is trained, one module each."""

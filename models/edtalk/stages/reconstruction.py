@@ -1,0 +1,117 @@
+"""Stage 0: encoder and generator that redraw a person in the pose of another of their frames (LIA, 20 directions).
+
+EDTalk starts from LIA (Wang et al., ICLR 2022) trained further on MEAD and HDTF; here it is trained from nothing.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+from models.edtalk.discriminator import Discriminator
+from models.edtalk.frame_pairs import FramePairs
+from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.lia import Lia
+from models.edtalk.pictures import side_by_side
+from models.edtalk.shape import Shape
+from models.learner import Batch, Modules, Scalars, Trainer
+from models.losses import psnr_db
+from models.train_config import StageConfig, TrainConfig
+from storage.snapshot import Snapshot
+
+VERSION = 1
+PARENTS: tuple[str, ...] = ()
+FEATURES: tuple[str, ...] = ()
+
+
+class Config(StageConfig):
+    """Settings of the stage.
+
+    Attributes:
+        shape: sizes of the networks.
+        losses: settings of the losses and optimisers.
+    """
+
+    shape: Shape = Shape()
+    losses: ImageLossConfig = ImageLossConfig()
+
+
+SMOKE = TrainConfig(
+    max_steps=40, batch_size=2, log_every=5, val_every=20, val_batches=4, picture_every=20, save_every=20
+)  # fmt: skip
+
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        "smoke": Config(
+            train=SMOKE,
+            shape=Shape(width=1 / 16, latent_dim=64),
+            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
+        ),
+        # 100 epochs of the released lists (34,100 clips), 12 images a step
+        "paper": Config(train=TrainConfig(max_steps=284_000, batch_size=12, num_workers=4, val_batches=20)),
+    }
+)
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """Entries of models/weights.toml that the stage needs."""
+    return config.losses.weights()
+
+
+def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "ReconstructionLearner":
+    """The learner on all clips of the splits 'train' and 'val'.
+
+    Raises:
+        ConfigError: there is no clip to train on.
+        WeightsError: VGG-19 is asked for and its file is missing.
+    """
+    size_px, seed = config.shape.size_px, config.train.seed
+    train_set = FramePairs(snapshot, "train", size_px, seed)
+    val_set = FramePairs(snapshot, "val", size_px, seed) if snapshot.rows("val") else None
+    return ReconstructionLearner(config, train_set, val_set)
+
+
+class ReconstructionLearner:
+    """Trains 'gen' (a Lia) against 'dis' (a Discriminator); see models.learner.Learner for the attributes."""
+
+    def __init__(self, config: Config, train_set: FramePairs, val_set: FramePairs | None) -> None:
+        generator, discriminator = Lia(config.shape), Discriminator(config.shape)
+        self.modules = {"gen": generator, "dis": discriminator}
+        self.optimizers = {
+            "gen": generator_adam(generator.parameters(), config.losses),
+            "dis": discriminator_adam(discriminator.parameters(), config.losses),
+        }
+        self.averaged = self.exported = ("gen",)
+        self.train_set, self.val_set, self.collate = train_set, val_set, default_collate
+        self._losses = ImageLosses(config.losses, discriminator)
+
+    def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
+        """One step of the generator, one of the discriminator."""
+        target = batch["target"]
+        with trainer.autocast():
+            output = trainer.module("gen")(batch["source"], target)
+            loss, parts = self._losses.generator(output, target)
+        trainer.update("gen", loss)
+        dis_loss, dis_parts = self._losses.discriminator(target, output, trainer)
+        trainer.update("dis", dis_loss)
+        return parts | dis_parts
+
+    def validate(self, batch: Batch, modules: Modules) -> Scalars:
+        """Mean absolute error (of -1..1) and PSNR of the redrawn targets.
+
+        `l1_still` is that of the source left as it is, which a model has to beat.
+        """
+        source, target = batch["source"], batch["target"]
+        output = modules["gen"](source, target).clamp(-1, 1)
+        return {
+            "l1": functional.l1_loss(output, target),
+            "l1_still": functional.l1_loss(source, target),
+            "psnr_db": psnr_db(output, target),
+        }
+
+    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+        """Columns: source, target, output."""
+        source, target = batch["source"], batch["target"]
+        return side_by_side(source, target, modules["gen"](source, target))

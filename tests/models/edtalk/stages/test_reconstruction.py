@@ -1,0 +1,162 @@
+"""Stage 0 at a tiny size: it learns, survives a resume, and its model file is a LIA."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models import stages
+from models.edtalk.checkpoints import start_from_lia
+from models.edtalk.image_training import ImageLossConfig
+from models.edtalk.lia import Lia
+from models.edtalk.model import EDTalk
+from models.edtalk.shape import Shape
+from models.edtalk.stages import reconstruction
+from models.edtalk.stages.reconstruction import Config, ReconstructionLearner
+from models.engine import Engine
+from models.fit import fit_stage
+from models.train_config import TrainConfig
+from storage.errors import WeightsError
+from storage.runs import run_folder
+from storage.snapshot import Snapshot
+from tests.synthetic_store import build_store
+
+SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
+LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
+
+
+def tiny(**train: object) -> Config:
+    settings = {"max_steps": 4, "batch_size": 2, "log_every": 2, "val_every": 4, "picture_every": 4} | train
+    return Config(train=TrainConfig.model_validate(settings), shape=SHAPE, losses=LOSSES)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return build_store(tmp_path_factory.mktemp("stage") / "store", 4, 2, (12,))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(snapshot: Snapshot, config: Config) -> ReconstructionLearner:
+    torch.manual_seed(config.train.seed)
+    return reconstruction.build(config, snapshot, {})
+
+
+def test_the_stage_is_found_and_starts_from_nothing() -> None:
+    stage = stages.find("edtalk", "reconstruction")
+    assert stage.PARENTS == stage.FEATURES == ()
+    assert set(stage.PRESETS) >= {"smoke", "paper"}
+    paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
+    assert stages.weights(stage, paper) == ("vgg19",)
+    assert stages.weights(stage, smoke) == ()
+    assert paper.shape == Shape()
+    assert paper.train.batch_size == 12
+    assert smoke.shape.size_px == 256
+
+
+def test_the_loss_falls_on_a_fixed_batch(snapshot: Snapshot) -> None:
+    config = tiny(batch_size=2)
+    learner = build(snapshot, config)
+    engine = Engine(learner, config.train)
+    batch = learner.collate([learner.train_set[index] for index in range(2)])
+    losses = []
+    for _ in range(30):
+        scalars = learner.train_step(batch, engine)
+        losses.append(float(scalars["perceptual"] + scalars["l1"]))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_both_networks_learn_in_a_step_and_in_mixed_precision(snapshot: Snapshot) -> None:
+    for precision in ("fp32", "bf16"):
+        config = tiny(precision=precision)
+        learner = build(snapshot, config)
+        before = {name: [p.clone() for p in module.parameters()] for name, module in learner.modules.items()}
+        engine = Engine(learner, config.train)
+        engine.advance(next(engine.batches()))
+        for name, module in learner.modules.items():
+            trained = [(p, old) for p, old in zip(module.parameters(), before[name], strict=True) if p.requires_grad]
+            unchanged = sum(torch.equal(p, old) for p, old in trained)
+            assert unchanged <= len(trained) // 20, (precision, name)
+
+
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(snapshot: Snapshot) -> None:
+    config = tiny()
+
+    def start() -> Engine:
+        return Engine(build(snapshot, config), config.train)
+
+    unbroken, first, second = start(), start(), start()
+    for batch in unbroken.batches():
+        unbroken.advance(batch)
+    for _, batch in zip(range(3), first.batches(), strict=False):
+        first.advance(batch)
+    second.restore(*first.state())
+    for batch in second.batches():
+        second.advance(batch)
+    assert unbroken.step == second.step == 4
+    expected, found = unbroken.state()[0], second.state()[0]
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_validation_compares_the_redrawn_image_with_the_target(snapshot: Snapshot) -> None:
+    learner = build(snapshot, tiny())
+    batch = {"source": torch.zeros(2, 3, 32, 32), "target": torch.full((2, 3, 32, 32), 0.5)}
+
+    class Grey(torch.nn.Module):
+        def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return target + 0.2
+
+    figures = learner.validate(batch, {"gen": Grey()})
+    assert figures["l1"].item() == pytest.approx(0.2)
+    assert figures["l1_still"].item() == pytest.approx(0.5)
+    assert figures["psnr_db"].item() == pytest.approx(20, abs=1e-3)
+    picture = learner.picture(batch, {"gen": Grey()})
+    assert picture.shape == (3, 64, 96)
+    assert picture[0, 0, ::32].tolist() == pytest.approx([0.5, 0.75, 0.85])
+
+
+def test_a_split_without_clips_means_no_validation(tmp_path: Path) -> None:
+    small = build_store(tmp_path / "store", 1, 2, (12,))
+    assert build(small, tiny()).val_set is None
+
+
+def test_missing_weights_are_one_clear_error(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALKSET_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TALKSET_ALLOW_DOWNLOAD", raising=False)
+    with pytest.raises(WeightsError, match="vgg19"):
+        build(snapshot, tiny().model_copy(update={"losses": ImageLossConfig()}))
+
+
+def test_a_finished_run_leaves_a_lia_that_edtalk_can_start_from(tmp_path: Path) -> None:
+    snapshot = build_store(tmp_path / "store", 4, 2, (12,))
+    run = fit_stage(
+        tmp_path / "store",
+        snapshot.id,
+        "edtalk",
+        "reconstruction",
+        tiny(),
+        "smoke",
+        {},
+        "0.0.0",
+        device="cpu",
+        is_quiet=True,
+    )
+    assert run.state == "done"
+    assert {"l1", "psnr_db"} <= {name.split("/")[-1] for name in run.metrics}
+    tensors = load_file(run_folder(tmp_path / "store", run.id) / run.model().file)
+    state = {name.removeprefix("gen."): value for name, value in tensors.items() if name.startswith("gen.")}
+    assert len(state) == len(tensors)
+    Lia(SHAPE).load_state_dict(state)
+    start_from_lia(EDTalk(SHAPE), state, run.id)
