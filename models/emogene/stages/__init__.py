@@ -1,0 +1,1 @@
+"""Stages of EmoGene, one per file."""

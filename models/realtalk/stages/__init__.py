@@ -1,0 +1,1 @@
+"""Stages of RealTalk, one per file."""
