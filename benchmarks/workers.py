@@ -104,14 +104,17 @@ def _busy_s() -> float:
 
 def _submit(client: Any, folder: Path, store: Path, workers: list[str] | None) -> list[Any]:
     """Submits the steps of one shard; futures of (result, CPU seconds, frames), the cut first."""
+    from flows.placement import placement
     from tasks import features
     from tasks.pending import resolve_features
 
-    cut = client.submit(_cut, folder, store, workers=workers, pure=False)
+    with placement("cut"):
+        cut = client.submit(_cut, folder, store, workers=workers, pure=False)
     futures = {}
     for name in resolve_features(_dataset(folder))[0]:
         needs = {need: futures[need] for need in features.discover()[name].REQUIRES}
-        futures[name] = client.submit(_extract, name, folder, store, cut, needs, workers=workers, pure=False)
+        with placement(name):
+            futures[name] = client.submit(_extract, name, folder, store, cut, needs, workers=workers, pure=False)
     return [cut, *futures.values()]
 
 

@@ -1,20 +1,31 @@
 """The `talkset` command. Exit codes: 0 done, 1 failed, 2 usage, 3 partial, 4 locked; 130 and 143 when interrupted."""
 
-import json
 import os
-import signal
 import sys
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
+from flows.interrupts import Stopped, raise_on_signals
+from flows.show import (
+    show,
+    show_dry_run,
+    show_explanation,
+    show_lineage,
+    show_outcome,
+    show_status,
+    show_takedown,
+    show_takedowns,
+    show_training,
+    show_tree,
+    show_verification,
+)
 from storage.errors import ConfigError, LockedError, TalksetError
 from storage.snapshot import store_dataset
+from storage.stores import default_store, known_stores
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_LOCKED = range(5)
 
@@ -39,8 +50,7 @@ CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Another d
 
 def main() -> None:
     """Entry point: runs the command and turns errors into one line and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    raise_on_signals(_GRACE_S)
     try:
         app(standalone_mode=True)
     except LockedError as error:
@@ -49,31 +59,9 @@ def main() -> None:
         _fail(error, EXIT_USAGE)
     except TalksetError as error:
         _fail(error, EXIT_FAILED)
-    except _Stopped as stopped:
+    except Stopped as stopped:
         print("talkset: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(stopped.code)
-
-
-class _Stopped(BaseException):
-    """SIGINT or SIGTERM arrived. No KeyboardInterrupt, which typer and prefect answer in ways of their own.
-
-    Attributes:
-        code: of the exit, 128 + the signal's number.
-    """
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Unwinds the command from wherever it is, once; a second signal ends it at once."""
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, signal.SIG_DFL)
-    last_resort = threading.Timer(_GRACE_S, os._exit, (128 + number,))
-    last_resort.daemon = True
-    last_resort.start()
-    raise _Stopped(128 + number)
 
 
 @app.command()
@@ -100,30 +88,73 @@ def refresh(
     catalog: CatalogOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Local processes. [default: one per core]")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler instead.")] = None,
+    worker_memory: Annotated[str | None, typer.Option(help="Memory limit of a local process, such as 4GiB.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most this many new sources.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Only sources that failed before.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for another writer.")] = 0.0,
+    train: Annotated[bool, typer.Option("--train", help="Train where the snapshot earns it.")] = False,
+    no_server: Annotated[bool, typer.Option("--no-server", help="Work without Prefect; no UI.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a dataset up to date with its raw files and publish a snapshot if anything changed."""
+    from flows.options import RefreshOptions
     from flows.run import dry_refresh, run_refresh
 
     if workers is not None and scheduler:
         raise ConfigError("--workers makes a local cluster, --scheduler uses another one: give one of them")
-    options: dict[str, Any] = {
-        "dataset": dataset, "store": _store(store, dataset), "catalog": catalog, "limit": limit,
-        "retry_failed": retry_failed, "wait_s": wait, "is_quiet": as_json,
-    }  # fmt: skip
+    options = RefreshOptions(
+        dataset=dataset, store=_store(store, dataset), catalog=catalog, workers=workers, scheduler=scheduler,
+        worker_memory=worker_memory, limit=limit, retry_failed=retry_failed, wait_s=wait, has_server=not no_server,
+        is_quiet=as_json,
+    )  # fmt: skip
     if dry_run:
-        _print(dry_refresh(options), as_json, _show_dry_run)
+        show(dry_refresh(options), as_json, show_dry_run)
         return
     began = time.monotonic()
-    outcome = run_refresh(options, workers, scheduler)
+    outcome = run_refresh(options, train)
     outcome["seconds"] = round(time.monotonic() - began, 2)
-    _print(outcome, as_json, _show_outcome)
+    show(outcome, as_json, show_outcome)
     if outcome["status"] == "partial":
         raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def train(
+    system: Annotated[str, typer.Argument(help="edtalk, emogene or realtalk.")],
+    snapshot: Annotated[str, typer.Argument(help="Id or its first digits, DATASET, or DATASET@NUMBER.")],
+    preset: Annotated[str, typer.Option(help="Settings of the stages: smoke or paper.")] = "paper",
+    stage: Annotated[list[str] | None, typer.Option(help="Only this one, and those it starts from.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a system on a published snapshot, in this process; stages that are trained already are skipped."""
+    from flows.train import train_stages
+    from models.failures import Interrupted
+
+    try:
+        answer = train_stages(system, snapshot, preset, stage, device, as_json)
+    except Interrupted as interrupted:
+        raise Stopped(interrupted.exit_code) from None
+    show(answer, as_json, show_training)
+
+
+@app.command()
+def serve(
+    home: Annotated[Path, typer.Option(help="Folder for the server's database and logs.")] = Path(".talkset"),
+    project: Annotated[Path, typer.Option(help="Folder with prefect.yaml.")] = Path(),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of the Prefect server; reports are on the next one.")] = 4200,
+    cpu_runs: Annotated[int, typer.Option(min=1, help="Refreshes at once.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 1,
+    poll: Annotated[float, typer.Option(min=0.5, help="Seconds between a worker's looks for work.")] = 5.0,
+) -> None:
+    """Start Prefect server, workers, deployments and report pages on this machine; Ctrl-C stops them all."""
+    from flows.serve import STOP_GRACE_S, ServeOptions
+    from flows.serve import serve as serve_all
+
+    raise_on_signals(STOP_GRACE_S)
+    serve_all(ServeOptions(home.absolute(), project.absolute(), host, port, cpu_runs, gpus, poll))
 
 
 @app.command()
@@ -131,7 +162,7 @@ def status(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Snapshots of a store, what the latest one holds, and whether somebody is writing."""
     from tasks.status import store_status
 
-    _print(store_status(_existing(store)), as_json, _show_status)
+    show(store_status(_existing(store)), as_json, show_status)
 
 
 @app.command()
@@ -145,7 +176,7 @@ def explain(
     from storage.snapshot import Snapshot
     from tasks.explain import explain as explain_name
 
-    _print(explain_name(Snapshot.open(_existing(store), snapshot), name), as_json, _show_explanation)
+    show(explain_name(Snapshot.open(_existing(store), snapshot), name), as_json, show_explanation)
 
 
 @app.command()
@@ -161,7 +192,7 @@ def verify(store: StoreOption = None, snapshot: SnapshotOption = "latest", as_js
     problems = verify_snapshot(found, lambda: progress.add("verify"))
     progress.close()
     answer = {"snapshot": found.body.number, "id": found.id, "is_whole": not problems, "problems": problems}
-    _print(answer, as_json, _show_verification)
+    show(answer, as_json, show_verification)
     if problems:
         raise typer.Exit(EXIT_FAILED)
 
@@ -178,7 +209,44 @@ def diff(
     from tasks.diff import diff_snapshots
 
     folder = _existing(store)
-    _print(diff_snapshots(Snapshot.open(folder, old), Snapshot.open(folder, new)), as_json, _show_tree)
+    show(diff_snapshots(Snapshot.open(folder, old), Snapshot.open(folder, new)), as_json, show_tree)
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(help="Source, snapshot (number, id, latest), run or checkpoint.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what something went into and what it was made of: sources, snapshots, runs, checkpoints, both ways."""
+    from tasks.lineage import lineage as lineage_of
+
+    show(lineage_of(_existing(store), name), as_json, show_lineage)
+
+
+@app.command()
+def takedown(
+    source: Annotated[
+        str | None, typer.Argument(help="Path, file name, or digits of its id. [default: list them]")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; it is shown wherever the source is listed.")] = "",
+    who: Annotated[str, typer.Option(help="Who asked for it.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Put the source back.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a source out for good; the next refresh publishes without it. Lists the checkpoints it went into."""
+    from tasks.takedown import list_takedowns, put_back, take_down
+
+    folder = _existing(store)
+    if source is None:
+        show(list_takedowns(folder), as_json, show_takedowns)
+    elif undo:
+        show(put_back(folder, source), as_json, show_tree)
+    elif not reason:
+        raise ConfigError("--reason is missing: say why, it is shown wherever the source is listed")
+    else:
+        show(take_down(folder, source, reason, who), as_json, show_takedown)
 
 
 @app.command()
@@ -195,7 +263,7 @@ def report(
     found = Snapshot.open(_existing(store), snapshot)
     folder = out or found.store / "reports" / f"{found.body.number:06d}"
     write_report(found, folder)
-    _print({"report": str(folder / "index.html"), "card": str(folder / "README.md")}, as_json, _show_tree)
+    show({"report": str(folder / "index.html"), "card": str(folder / "README.md")}, as_json, show_tree)
 
 
 @app.command()
@@ -207,17 +275,9 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Remove objects that no kept snapshot needs."""
-    from storage.lock import writer_lock
-    from tasks.collect import find_garbage, remove_garbage
+    from tasks.collect import collect
 
-    folder = _existing(store)
-    with writer_lock(folder):
-        garbage = find_garbage(folder, keep, grace_hours)
-        if not dry_run:
-            remove_garbage(folder, garbage)
-    answer = {"removed": not dry_run, "objects": len(garbage.keys), "bytes": garbage.num_bytes,
-              "too_young": garbage.num_young, "snapshots": list(garbage.snapshots)}  # fmt: skip
-    _print(answer, as_json, _show_tree)
+    show(collect(_existing(store), keep, grace_hours, dry_run), as_json, show_tree)
 
 
 @export_app.command("edtalk")
@@ -262,7 +322,7 @@ def _export(kind: str, out: Path, store: Path | None, snapshot: str, as_json: bo
     }
     summary = exporter[kind](found, out, lambda: progress.add("export"))
     progress.close()
-    _print({"out": str(out), **asdict(summary)}, as_json, _show_tree)
+    show({"out": str(out), **asdict(summary)}, as_json, show_tree)
 
 
 # ---- stores
@@ -271,7 +331,7 @@ def _export(kind: str, out: Path, store: Path | None, snapshot: str, as_json: bo
 def _store(given: Path | None, dataset: str) -> Path:
     """The store of a dataset that may not exist yet."""
     named = os.environ.get("TALKSET_STORE")
-    return (given or (Path(named) if named else Path("stores") / dataset)).absolute()
+    return (given or (Path(named) if named else default_store(dataset))).absolute()
 
 
 def _existing(given: Path | None) -> Path:
@@ -283,96 +343,11 @@ def _existing(given: Path | None) -> Path:
         return folder
     if Path("store.json").is_file():
         return Path.cwd()
-    found = sorted(path.parent for path in Path("stores").glob("*/store.json"))
+    found = known_stores()
     if len(found) == 1:
-        return found[0].absolute()
-    names = ", ".join(str(path) for path in found) or "none in stores/"
+        return found[0]
+    names = ", ".join(str(path) for path in found) or f"none in {default_store('x').parent}"
     raise ConfigError(f"which store? pass --store or set TALKSET_STORE (found: {names})")
-
-
-# ---- printing
-
-
-def _print(answer: dict[str, Any], as_json: bool, show: Any) -> None:
-    if as_json:
-        print(json.dumps(answer, indent=1, ensure_ascii=False, default=str))
-    else:
-        show(answer)
-
-
-def _show_tree(value: Any, indent: str = "") -> None:
-    for key, inner in value.items():
-        if isinstance(inner, dict) and inner:
-            print(f"{indent}{key}:")
-            _show_tree(inner, indent + "  ")
-        elif isinstance(inner, list):
-            print(f"{indent}{key}: {len(inner)}")
-            for item in inner[:50]:
-                print(f"{indent}  {item}")
-        else:
-            print(f"{indent}{key}: {inner}")
-
-
-def _show_outcome(outcome: dict[str, Any]) -> None:
-    counts = outcome["counts"]
-    sources = ", ".join(f"{n} {state}" for state, n in counts["sources"].items() if n and state != "total")
-    print(
-        f"{outcome['status']}: snapshot {outcome['number']} ({outcome['id'][:12]}) of {outcome['dataset']}: "
-        f"{counts['clips']['kept']} of {counts['clips']['expected']} clips, {counts['hours_kept'] * 60:.1f} min, "
-        f"{counts['subjects']} subjects; {counts['sources']['total']} sources: {sources}; {outcome['seconds']} s"
-    )
-    for name, why in outcome["skipped_features"].items():
-        print(f"without {name}: {why}")
-    for source, error in outcome["failed"].items():
-        print(f"failed {source}: {error}; see `talkset explain {source}`")
-    number = f"{outcome['number']:06d}"
-    print(f"report: {Path(outcome['store']) / 'reports' / number / 'index.html'}")
-
-
-def _show_dry_run(answer: dict[str, Any]) -> None:
-    print(
-        f"{answer['sources']} sources ({answer['unusable']} unusable, {answer['duplicates']} duplicates) in "
-        f"{answer['shards']} shards; to do: {answer['cuts']} cuts ({answer['minutes']:.1f} min of video), "
-        f"{answer['tables']} feature tables"
-    )
-    for name, why in answer["skipped_features"].items():
-        print(f"without {name}: {why}")
-
-
-def _show_status(answer: dict[str, Any]) -> None:
-    size = f"{answer['bytes'] / 2**20:.1f} MiB in {answer['objects']} objects"
-    print(f"{answer['store']}: dataset {answer['dataset']}, {size}")
-    print(f"writer: {answer['writer'] or 'nobody'}")
-    for line in answer["snapshots"]:
-        held = f"{line['kept']} clips, {line['hours']:.3f} h"
-        print(f"  {line['number']:6d}  {line['id'][:12]}  {line['created_at']}  {held}")
-
-
-def _show_explanation(answer: dict[str, Any]) -> None:
-    for source in answer["sources"]:
-        reason = f" {source['reason']}" if source["reason"] else ""
-        detail = f": {source['detail']}" if source["detail"] else ""
-        print(f"{source['path']}  {source['state']}{reason}{detail}")
-        picture = f"{source['codec']} {source['width_px']}x{source['height_px']} {source['avg_fps']:.3g} fps"
-        print(f"  {picture}, subject {source['subject']}, id {source['source_id']}")
-        for clip in source["clips"]:
-            _show_clip(clip)
-
-
-def _show_clip(clip: dict[str, Any]) -> None:
-    outcome = "kept" if clip["is_kept"] else f"dropped {clip['reason']}: {clip['detail']}"
-    place = f"{clip['num_frames']} frames from {clip['start_s']:.2f} s, {clip['split']}"
-    print(f"  {clip['name']}  {place}: {outcome}")
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in clip["scores"].items() if value == value)
-    if scores:
-        print(f"    {scores}")
-
-
-def _show_verification(answer: dict[str, Any]) -> None:
-    for problem in answer["problems"]:
-        print(f"  {problem}")
-    state = "whole" if answer["is_whole"] else f"{len(answer['problems'])} problems"
-    print(f"snapshot {answer['snapshot']} ({answer['id'][:12]}): {state}")
 
 
 def _fail(error: TalksetError, code: int) -> None:

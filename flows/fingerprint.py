@@ -53,9 +53,10 @@ def _fingerprint(dataset: Dataset, inventory: Inventory) -> str:
              [[span.start_s, span.end_s, span.box] for span in s.spans]] for s in inventory.sources]  # fmt: skip
     installed = sorted(f"{found.name}=={found.version}" for found in metadata.distributions())
     parts = {
-        "dataset": dataset.model_dump(mode="json", exclude={"root"}),
+        "dataset": dataset.data_settings(),
         "root": os.fsencode(dataset.root.expanduser().absolute()).hex(),
         "sources": rows,
+        "taken_down": inventory.taken_down,
         "counts": [inventory.num_not_selected, inventory.num_ignored],
         "code": code_version(),
         "installed": installed,

@@ -1,156 +1,109 @@
-"""THE DAG: inventory -> plan -> per shard (cut -> extractors) -> publish -> report."""
+"""THE DAG: inventory -> plan -> per shard (cut -> extractors) -> publish -> report -> gate -> training."""
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import State, flow
+from prefect.states import Completed
 
-from flows import steps
-from flows.fingerprint import remember_fingerprint
-from flows.stock import RefreshOptions, Run, open_run, take_stock
+from flows.artifacts import ProgressArtifact, failure_artifact, publish_artifacts
+from flows.compute import compute
+from flows.fingerprint import remember_fingerprint, unchanged_snapshot
+from flows.handoff import hand_off
+from flows.options import RefreshOptions
+from flows.outcome import failed_sources, outcome
+from flows.pages import report_folder
+from flows.preflight import preflight, preflight_work
+from flows.stock import Run, count_sources, open_run, plan_work
 from flows.version import code_version
-from storage.errors import OutOfSpace, error_text
-from storage.records import Shard, Source, State, StepResult
+from storage.catalog import load_dataset
 from storage.snapshot import Snapshot
-from tasks import features
-from tasks.pending import ShardWork, subject_groups
-from tasks.publish import ShardResults, publish_snapshot
+from storage.stores import default_store
+from tasks.inventory import Inventory
+from tasks.publish import publish_snapshot
 from tasks.report import write_report
 
-_IN_FLIGHT_PER_WORKER = 4
 
+@flow(name="refresh", flow_run_name="refresh-{dataset}", persist_result=False, result_serializer="json")
+def refresh(
+    dataset: str, store: Path | None = None, catalog: Path | None = None, workers: int | None = None,
+    scheduler: str | None = None, worker_memory: str | None = None, limit: int | None = None,
+    retry_failed: bool = False, wait_s: float = 0.0, train: bool = False, is_quiet: bool = True,
+) -> State[dict[str, Any]]:  # fmt: skip
+    """Brings a dataset's store up to date with its raw files and publishes a snapshot if anything changed.
 
-@flow(name="refresh", flow_run_name="refresh-{options.dataset}", persist_result=False, validate_parameters=False)
-def refresh(options: RefreshOptions) -> dict[str, Any]:
-    """Brings the store up to date with the raw files and publishes a snapshot if anything changed.
+    Args:
+        dataset: Block of datasets.yaml.
+        store: Folder of the dataset's store. Default: its name in the first folder of $TALKSET_STORES, or in ./stores.
+        catalog: Another datasets.yaml.
+        workers: Local worker processes; one per core by default.
+        scheduler: Address of a running Dask scheduler (tcp:// or tls://) to use instead of local processes.
+        worker_memory: Memory limit of each local process, such as 4GiB; an equal share by default.
+        limit: Work on at most this many sources that the latest snapshot does not know.
+        retry_failed: Leave new sources aside and work on those that failed in the last run.
+        wait_s: Seconds to wait for another writer of this store.
+        train: Start training where the new snapshot earns it (see `training` in datasets.yaml).
+        is_quiet: No progress bars on the terminal.
 
     Returns:
-        status ('done', 'partial' or 'unchanged'), snapshot number and id, counts, number of steps computed.
+        Completed, named 'Done', 'Partial' or 'Unchanged', with the answer of flows.outcome.
     """
-    with open_run(options) as run:
-        inventory, plan, work = take_stock(run)
-        _compute(run, work)
-        with run.progress.step("publish", "snapshot"):
-            snapshot, is_new = publish_snapshot(
-                run.dataset, options.store, inventory, plan, run.results, run.failed, run.skipped, code_version()
-            )
-        with run.progress.step("report", "page"):
-            report_folder = options.store / "reports" / f"{snapshot.body.number:06d}"
-            if is_new or not (report_folder / "index.html").exists():
-                write_report(snapshot, report_folder)
-        remember_fingerprint(options.store, run.dataset, inventory, snapshot, is_complete=not _failed(snapshot))
-        return _outcome(run, snapshot, is_new)
+    folder = (store or default_store(dataset)).absolute()
+    options = RefreshOptions(
+        dataset=dataset, store=folder, catalog=catalog, workers=workers, scheduler=scheduler,
+        worker_memory=worker_memory, limit=limit, retry_failed=retry_failed, wait_s=wait_s, is_quiet=is_quiet,
+    )  # fmt: skip
+    answer = run_dag(options, train)
+    return Completed(name=answer["status"].capitalize(), message=_message(answer), data=answer)
 
 
-def _compute(run: Run, work: Sequence[ShardWork]) -> None:
-    """Computes what is missing; a shard that breaks is taken apart, so that one bad source costs only itself."""
-    todo = [item for item in work if _is_missing(run, item)]
-    run.results += [_finished(run, item) for item in work if not _is_missing(run, item)]
-    run.progress.start("cut", sum(len(item.sources) for item in todo), "sources")
-    run.progress.start("extract", len(todo) * len(run.params), "tables")
-    _run_shards(run, todo)
-    # A worker that died takes steps of other shards with it: each broken shard once more, then its sources, all of
-    # them alone, so that nobody is blamed for a neighbour.
-    again, run.broken = run.broken, []
-    _run_shards(run, again, in_flight_limit=1)
-    singles = [_single(item, source) for item in run.broken for source in item.sources]
-    run.broken = []
-    _run_shards(run, singles, in_flight_limit=1)
-    run.progress.close()
+def run_dag(options: RefreshOptions, train: bool) -> dict[str, Any]:
+    """One refresh, inside a Prefect run or without one; the answer of flows.outcome."""
+    with _explained(options):
+        preflight(load_dataset(options.dataset, options.catalog), options.store, options.wait_s)
+        with open_run(options, ProgressArtifact(options.dataset)) as run:
+            inventory = count_sources(run)
+            snapshot = unchanged_snapshot(options.store, run.dataset, inventory)
+            is_new = False
+            if snapshot is None:
+                snapshot, is_new = _renew(run, inventory)
+        answer = outcome(snapshot, is_new, run.num_new, snapshot.body.skipped_features)
+        if train:
+            answer["training"] = hand_off(snapshot, run.dataset, options)
+        publish_artifacts(snapshot, answer)
+    return answer
 
 
-def _is_missing(run: Run, item: ShardWork) -> bool:
-    return item.cut is None or len(item.features) < len(run.params)
-
-
-def _finished(run: Run, item: ShardWork) -> ShardResults:
-    assert item.cut is not None
-    return ShardResults(item.shard, item.members, item.cut, item.features)
-
-
-def _single(item: ShardWork, source: Source) -> ShardWork:
-    shard = Shard.of((source.source_id,), item.shard.minutes / max(1, len(item.sources)))
-    return ShardWork(shard, (source.member(),), (source,))
-
-
-def _run_shards(run: Run, todo: Iterable[ShardWork], in_flight_limit: int | None = None) -> None:
-    """Submits shards, at most a few per worker at a time, and collects them in order."""
-    limit = in_flight_limit or _IN_FLIGHT_PER_WORKER * run.options.workers
-    in_flight: deque[tuple[ShardWork, dict[str, Any]]] = deque()
-    for item in todo:
-        in_flight.append((item, _submit(run, item)))
-        if len(in_flight) >= limit:
-            _collect(run, *in_flight.popleft())
-    while in_flight:
-        _collect(run, *in_flight.popleft())
-
-
-def _submit(run: Run, item: ShardWork) -> dict[str, Any]:
-    """Submits the missing steps of one shard; returns step -> future or result, in the order of the DAG."""
-    store = str(run.options.store.absolute())
-    shard_id = item.shard.shard_id
-    cut: Any = item.cut or steps.cut.submit(shard_id, item.sources, run.dataset, store)
-    handles: dict[str, Any] = {"cut": cut}
-    subjects = dict(zip(item.shard.source_ids, subject_groups(item.members), strict=True))
-    for name in run.params:
-        needs = {need: handles[need] for need in features.discover()[name].REQUIRES}
-        handles[name] = item.features.get(name) or steps.extract.submit(
-            name, shard_id, cut, needs, run.dataset, store, subjects
+def _renew(run: Run, inventory: Inventory) -> tuple[Snapshot, bool]:
+    """Plan, compute, publish, report; the latest snapshot and whether it is new."""
+    preflight_work(run.dataset)
+    inventory, plan, work = plan_work(run, inventory)
+    compute(run, work)
+    store = run.options.store
+    with run.progress.step("publish", "snapshot"):
+        snapshot, is_new = publish_snapshot(
+            run.dataset, store, inventory, plan, run.results, run.failed, run.skipped, code_version()
         )
-    return handles
+    with run.progress.step("report", "page"):
+        folder = report_folder(store, snapshot.body.number)
+        if is_new or not (folder / "index.html").exists():
+            write_report(snapshot, folder)
+    remember_fingerprint(store, run.dataset, inventory, snapshot, is_complete=not failed_sources(snapshot))
+    return snapshot, is_new
 
 
-def _collect(run: Run, item: ShardWork, handles: Mapping[str, Any]) -> None:
-    """Waits for one shard. An error of any step breaks the shard; a single source that breaks is failed."""
-    done: dict[str, StepResult] = {}
-    error: Exception | None = None
-    for step, handle in handles.items():
-        try:
-            done[step] = handle if isinstance(handle, StepResult) else handle.result()
-            run.num_new += done[step].is_new
-        except OutOfSpace:
-            raise
-        except Exception as problem:
-            error = error or problem
-        _advance(run, step, item)
-    if error is None:
-        _keep(run, item, done)
-    elif len(item.sources) == 1:
-        get_run_logger().error("source %s failed", item.sources[0].path, exc_info=error)
-        run.failed[item.sources[0].source_id] = error_text(error)
-    else:
-        get_run_logger().warning("shard %s broke (%s); its sources are tried one by one", item.shard.shard_id, error)
-        run.broken.append(item)
+@contextmanager
+def _explained(options: RefreshOptions) -> Iterator[None]:
+    """A failure leaves an artifact that says what happened and how to look closer."""
+    try:
+        yield
+    except Exception as error:
+        failure_artifact(options, error)
+        raise
 
 
-def _keep(run: Run, item: ShardWork, done: dict[str, StepResult]) -> None:
-    cut = done.pop("cut")
-    run.failed |= cut.failed
-    if cut.key:
-        members = tuple(member for member in item.members if member.source_id in cut.source_ids)
-        is_whole = len(members) == len(item.members)
-        shard = item.shard if is_whole else Shard.of(cut.source_ids, item.shard.minutes)
-        run.results.append(ShardResults(shard, members, cut, done))
-
-
-def _advance(run: Run, step: str, item: ShardWork) -> None:
-    if step == "cut":
-        run.progress.add("cut", len(item.sources))
-    else:
-        run.progress.add("extract", 1, step)
-
-
-def _failed(snapshot: Snapshot) -> dict[str, str]:
-    """Path -> error of every failed source, also of those that could not even be read for the inventory."""
-    return {row["path"]: row["detail"] for row in snapshot.source_table.to_pylist() if row["state"] == State.FAILED}
-
-
-def _outcome(run: Run, snapshot: Snapshot, is_new: bool) -> dict[str, Any]:
-    failed = _failed(snapshot)
-    status = "partial" if failed else ("done" if is_new else "unchanged")
-    return {
-        "status": status, "dataset": run.dataset.name, "store": str(run.options.store), "number": snapshot.body.number,
-        "id": snapshot.id, "is_new": is_new, "steps_computed": run.num_new, "counts": snapshot.body.counts,
-        "splits": snapshot.body.splits, "skipped_features": dict(run.skipped), "failed": failed,
-    }  # fmt: skip
+def _message(answer: dict[str, Any]) -> str:
+    clips = answer["counts"]["clips"]
+    return f"snapshot {answer['number']} ({answer['id'][:12]}): {clips['kept']} of {clips['expected']} clips"

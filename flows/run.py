@@ -4,61 +4,84 @@ import os
 from typing import Any
 
 from flows.fingerprint import unchanged_snapshot
+from flows.interrupts import end_within
 from flows.logs import silence_console
+from flows.options import RefreshOptions
+from flows.outcome import outcome
 from flows.preflight import preflight, preflight_work
-from flows.server import ENVIRONMENT, prefect_server
-from storage.catalog import Dataset, load_dataset
-from storage.hash_cache import HashCache
+from flows.server import prefect_server, set_defaults
+from flows.sources import read_inventory
+from storage.catalog import load_dataset
+from storage.errors import ServiceLost
 from storage.objects import ObjectStore
-from storage.snapshot import Snapshot
-from tasks.inventory import Inventory, header_seconds, take_inventory
 
-# How many workers a scheduler is taken to have, when shards in flight are counted; idle ones cost nothing.
-_CLUSTER_WORKERS = 64
+# What Prefect still wants to tell a server that is gone is given up after this long.
+_GRACE_S = 8.0
 
 
-def run_refresh(options: dict[str, Any], workers: int | None, scheduler: str | None) -> dict[str, Any]:
-    """The refresh flow on a cluster; answers at once when nothing has changed and no server wants to see the run.
+def run_refresh(options: RefreshOptions, train: bool = False) -> dict[str, Any]:
+    """The refresh flow; answers at once when nothing has changed and no server wants to see the run.
 
     Args:
-        options: fields of flows.refresh.RefreshOptions.
-        workers, scheduler: see flows.runner.make_runner.
+        options: what to do; with has_server False the work is done without Prefect.
+        train: whether training may follow, see flows.handoff.
+
+    Returns:
+        See flows.outcome.
+
+    Raises:
+        ServiceLost: the Prefect server or the Dask cluster went away meanwhile.
     """
-    dataset = load_dataset(options["dataset"], options["catalog"])
-    preflight(dataset, options["store"], options["wait_s"])
-    inventory = _inventory(dataset, options)
-    if "PREFECT_API_URL" not in os.environ and inventory.sources:
-        unchanged = unchanged_snapshot(options["store"], dataset, inventory)
+    dataset = load_dataset(options.dataset, options.catalog)
+    preflight(dataset, options.store, options.wait_s)
+    inventory = read_inventory(dataset, options.store)
+    if "PREFECT_API_URL" not in os.environ and inventory.sources and not train:
+        unchanged = unchanged_snapshot(options.store, dataset, inventory)
         if unchanged is not None:
-            return _unchanged(options, unchanged)
+            return outcome(unchanged, False, 0, unchanged.body.skipped_features)
     preflight_work(dataset)
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
-    with prefect_server(options["store"] / "state" / "prefect"):
+    set_defaults()
+    os.environ["TALKSET_QUIET"] = "1"
+    try:
+        return _with_server(options, train) if options.has_server else _without_server(options, train)
+    finally:
+        # The cluster is gone by now: what its workers could not finish has no owner any more.
+        ObjectStore(options.store).sweep_staging()
+
+
+def _with_server(options: RefreshOptions, train: bool) -> dict[str, Any]:
+    with prefect_server(options.store / "state" / "prefect") as url:
+        import httpx
         from prefect.logging.handlers import APILogHandler
 
         from flows.refresh import refresh
-        from flows.runner import make_runner
-        from flows.stock import RefreshOptions
 
         silence_console()
-        os.environ["TALKSET_QUIET"] = "1"
-        count = workers or (_CLUSTER_WORKERS if scheduler else os.cpu_count() or 1)
-        flow = refresh.with_options(task_runner=make_runner(workers, scheduler))  # pyright: ignore[reportArgumentType]
         try:
-            return flow(RefreshOptions(**options, workers=count))
+            return refresh(**options.model_dump(exclude={"has_server"}), train=train)  # pyright: ignore
+        except httpx.TransportError as error:
+            end_within(_GRACE_S, 1)
+            raise ServiceLost(
+                f"the Prefect server {url} is gone ({type(error).__name__}); what was committed is kept: "
+                "refresh again, or with --no-server"
+            ) from error
         finally:
             # Logs are sent in the background: the server must not be stopped before they have arrived.
             APILogHandler().flush()
-            # The cluster is gone by now: what its workers could not finish has no owner any more.
-            ObjectStore(options["store"]).sweep_staging()
 
 
-def dry_refresh(options: dict[str, Any]) -> dict[str, Any]:
+def _without_server(options: RefreshOptions, train: bool) -> dict[str, Any]:
+    from flows.refresh import run_dag
+
+    return run_dag(options, train)
+
+
+def dry_refresh(options: RefreshOptions) -> dict[str, Any]:
     """What a refresh would do: numbers of sources, shards, steps and minutes; nothing but the hash cache is written."""
-    from flows.stock import RefreshOptions, new_run, take_stock
+    from flows.stock import count_sources, new_run, plan_work
 
-    run = new_run(RefreshOptions(**options))
-    inventory, plan, work = take_stock(run)
+    run = new_run(options)
+    inventory, plan, work = plan_work(run, count_sources(run))
     todo = [item for item in work if item.cut is None]
     missing = sum(len(run.params) - len(item.features) for item in work)
     return {
@@ -72,19 +95,3 @@ def dry_refresh(options: dict[str, Any]) -> dict[str, Any]:
         "tables": missing,
         "skipped_features": dict(run.skipped),
     }
-
-
-def _inventory(dataset: Dataset, options: dict[str, Any]) -> Inventory:
-    cache = HashCache(options["store"] / "state" / "files.json", header_seconds)
-    inventory = take_inventory(dataset, cache)
-    cache.save()
-    return inventory
-
-
-def _unchanged(options: dict[str, Any], snapshot: Snapshot) -> dict[str, Any]:
-    body = snapshot.body
-    return {
-        "status": "unchanged", "dataset": body.dataset, "store": str(options["store"]), "number": body.number,
-        "id": snapshot.id, "is_new": False, "steps_computed": 0, "counts": body.counts, "splits": body.splits,
-        "skipped_features": body.skipped_features, "failed": {},
-    }  # fmt: skip

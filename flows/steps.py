@@ -7,29 +7,30 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.logs import silence_console
+from flows.logs import run_logger, silence_console
+from flows.threads import THREAD_VARIABLES
 from storage.catalog import Dataset
 from storage.objects import ObjectStore
 from storage.records import Source, StepResult
 
-# One thread per process: Dask runs as many processes as there are cores to use.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
-)  # fmt: skip
-
-_OPTIONS = {"cache_policy": NO_CACHE, "persist_result": False}
+_OPTIONS = {"cache_policy": NO_CACHE, "persist_result": False, "result_serializer": "json"}
 
 
-@task(task_run_name="cut-{shard_id}", **_OPTIONS)
+@task(task_run_name="{dataset.name}-cut-{shard_id}", **_OPTIONS)
 def cut(shard_id: str, sources: Sequence[Source], dataset: Dataset, store: str) -> StepResult:
     """Decode, track and cut the sources of one shard."""
     from tasks.cut import cut_shard
 
     _settle()
-    return cut_shard(shard_id, sources, dataset, ObjectStore(Path(store)))
+    result = cut_shard(shard_id, sources, dataset, ObjectStore(Path(store)))
+    _log(result)
+    for source_id, error in result.failed.items():
+        path = next(source.path for source in sources if source.source_id == source_id)
+        run_logger().error("source %s failed and will be tried again: %s", path, error)
+    return result
 
 
-@task(task_run_name="{name}-{shard_id}", **_OPTIONS)
+@task(task_run_name="{dataset.name}-{name}-{shard_id}", **_OPTIONS)
 def extract(
     name: str, shard_id: str, cut_result: StepResult, needs: Mapping[str, StepResult], dataset: Dataset, store: str,
     subjects: Mapping[str, int],
@@ -46,7 +47,17 @@ def extract(
     order: dict[int, int] = {}
     groups = [order.setdefault(subjects[source_id], len(order)) for source_id in cut_result.source_ids]
     params = feature_params(dataset, name)
-    return extract_shard(name, params, shard_id, cut_result, keys, groups, ObjectStore(Path(store)))
+    result = extract_shard(name, params, shard_id, cut_result, keys, groups, ObjectStore(Path(store)))
+    _log(result)
+    return result
+
+
+def _log(result: StepResult) -> None:
+    made = f"{result.num_bytes / 2**20:.2f} MiB in {result.seconds:.1f} s" if result.is_new else "was there already"
+    run_logger().info(
+        "%s of shard %s: %d sources, %d clips, %s", result.step, result.shard_id, len(result.source_ids),
+        result.num_clips, made,
+    )  # fmt: skip
 
 
 def _settle() -> None:

@@ -1,49 +1,25 @@
 """Taking stock: what a refresh finds, plans and already has. Knows no scheduler, so that a dry run needs none."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pydantic import BaseModel
 
+from flows.options import RefreshOptions
 from flows.progress import Progress
+from flows.sources import read_inventory
 from storage import snapshot as snapshots
 from storage.catalog import Dataset, load_dataset
-from storage.errors import ConfigError, PreflightError
-from storage.hash_cache import HashCache
+from storage.errors import ConfigError, PreflightError, Reason
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
 from storage.records import Source
 from storage.snapshot import Snapshot
-from tasks.inventory import Inventory, header_seconds, take_inventory
+from tasks.inventory import Inventory
 from tasks.pending import ShardWork, find_work, resolve_features, reusable_shards
 from tasks.plan import Plan, make_plan
 from tasks.publish import ShardResults
-
-
-class RefreshOptions(BaseModel):
-    """What a refresh can be told.
-
-    Attributes:
-        dataset: block of datasets.yaml.
-        store: folder of the dataset's store.
-        catalog: another datasets.yaml.
-        workers: processes; only used to bound how many shards are in flight.
-        limit: at most this many sources that the parent snapshot does not know.
-        retry_failed: leave new sources aside, work on those that failed in the last run.
-        wait_s: how long to wait for another writer.
-        is_quiet: no progress on the terminal.
-    """
-
-    dataset: str
-    store: Path
-    catalog: Path | None = None
-    workers: int = 2
-    limit: int | None = None
-    retry_failed: bool = False
-    wait_s: float = 0.0
-    is_quiet: bool = True
 
 
 @dataclass(slots=True)
@@ -63,10 +39,10 @@ class Run:
 
 
 @contextmanager
-def open_run(options: RefreshOptions) -> Iterator[Run]:
+def open_run(options: RefreshOptions, watch: Callable[[str, int, int], None] | None = None) -> Iterator[Run]:
     """The store, locked for this run; what killed runs left behind is swept."""
     with writer_lock(options.store, options.wait_s):
-        run = new_run(options)
+        run = new_run(options, watch)
         snapshots.bind_store(options.store, run.dataset.name)
         run.objects.sweep_staging()
         try:
@@ -75,22 +51,26 @@ def open_run(options: RefreshOptions) -> Iterator[Run]:
             run.progress.close()
 
 
-def new_run(options: RefreshOptions) -> Run:
+def new_run(options: RefreshOptions, watch: Callable[[str, int, int], None] | None = None) -> Run:
     """A run of which nothing is known yet."""
     dataset = load_dataset(options.dataset, options.catalog)
     # Workers may run in another folder: they get the root as it is seen from here.
     dataset = dataset.model_copy(update={"root": dataset.root.expanduser().absolute()})
     params, skipped = resolve_features(dataset)
-    return Run(options, dataset, ObjectStore(options.store), Progress(options.is_quiet), params, skipped)
+    progress = Progress(options.is_quiet, watch)
+    return Run(options, dataset, ObjectStore(options.store), progress, params, skipped)
 
 
-def take_stock(run: Run) -> tuple[Inventory, Plan, list[ShardWork]]:
-    """Inventory, plan, and what of it is in the store; reads files, computes nothing."""
+def count_sources(run: Run) -> Inventory:
+    """The inventory; hashes what is new or touched."""
     with run.progress.step("inventory", "tree"):
-        cache = HashCache(run.options.store / "state" / "files.json", header_seconds)
-        inventory = take_inventory(run.dataset, cache)
-        cache.save()
+        inventory = read_inventory(run.dataset, run.options.store)
         _require_sources(run.dataset, inventory)
+    return inventory
+
+
+def plan_work(run: Run, inventory: Inventory) -> tuple[Inventory, Plan, list[ShardWork]]:
+    """The sources of this run, their plan, and what of it is in the store; computes nothing."""
     with run.progress.step("plan", "plan"):
         parent = snapshots.latest(run.options.store)
         inventory = _limited(inventory, parent, run.options)
@@ -101,7 +81,7 @@ def take_stock(run: Run) -> tuple[Inventory, Plan, list[ShardWork]]:
         # Among equal sources the first by path stands for all of them, as in the plan.
         known |= {source.source_id: source.member() for source in reversed(inventory.sources) if source.is_usable}
         reusable = reusable_shards(shards, known, run.dataset, run.objects)
-        plan = make_plan(inventory.sources, shards, reusable, run.dataset.shard_minutes)
+        plan = make_plan(inventory.sources, shards, reusable, run.dataset.shard_minutes, inventory.taken_down)
         work = find_work(plan, known, run.dataset, run.params, run.objects)
     return inventory, plan, work
 
@@ -128,7 +108,9 @@ def _limited(inventory: Inventory, parent: Snapshot | None, options: RefreshOpti
     failed = {key for row in rows if row["state"] == "failed" for key in (row["source_id"], row["path_hex"])}
 
     def is_settled(source: Source) -> bool:
-        return (source.source_id if source.is_usable else source.path_hex) in settled
+        # A withdrawn source costs nothing and must be told of at once.
+        is_withdrawn = source.reason is Reason.TAKEN_DOWN
+        return is_withdrawn or (source.source_id if source.is_usable else source.path_hex) in settled
 
     fresh = [source for source in inventory.sources if not is_settled(source)]
     if options.retry_failed:

@@ -1,13 +1,15 @@
 """A small laboratory for whole refreshes: six short real clips, a catalog, and talkset runs in processes of their own."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -123,6 +125,11 @@ class Lab:
                    "--store", str(self.store), "--catalog", str(self.catalog), *args]  # fmt: skip
         return Running(command, self._environment(env or {}), self.folder)
 
+    def talkset(self, command: str, *args: str) -> Ended:
+        """Runs another command on the store to its end."""
+        line = [sys.executable, str(DRIVER), command, "--json", "--store", str(self.store), *args]
+        return Running(line, self._environment({}), self.folder).end()
+
     def refresh(self, *args: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Ended:
         """Runs `talkset refresh small` to its end."""
         return self.start(*args, env=env, prefix=prefix).end()
@@ -133,10 +140,67 @@ class Lab:
         assert ended.code == 0, ended.err
         return ended.answer
 
+    @contextlib.contextmanager
+    def cluster(self, *workers: Sequence[str], env: dict[str, str] | None = None) -> Iterator["Cluster"]:
+        """A Dask scheduler on loopback with one worker process for each of `workers`, their arguments."""
+        cluster = Cluster(self.folder, self._environment(env or {}))
+        try:
+            for args in workers:
+                cluster.add_worker(*args)
+            yield cluster
+        finally:
+            cluster.stop()
+
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TALKSET_"))}
         url = {"PREFECT_API_URL": self.api_url} if self.api_url else {}
         return {**kept, "PYTHONPATH": str(REPOSITORY), **url, **extra}
+
+
+class Cluster:
+    """A scheduler and workers that no talkset command has started."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder, self._environment = folder, environment
+        self._logs: list[Path] = []
+        self.workers: list[psutil.Popen] = []
+        self.scheduler = self._start("scheduler", "--port", "0")
+        self.address = self._logged(r"Scheduler at: +(tcp://\S+)")
+
+    def add_worker(self, *args: str) -> None:
+        """A process of one thread; the scheduler knows it when this returns."""
+        # Without a nanny one that dies stays dead, and one that is stopped is not killed for it.
+        worker = self._start("worker", self.address, "--no-nanny", "--nthreads", "1", "--preload", "tests.flows.driver",
+                             "--local-directory", str(self._folder), *args)  # fmt: skip
+        self.workers.append(worker)
+        self._logged(r"(Registered to:)")
+
+    def stop(self) -> None:
+        """Kills what is left of it."""
+        for process in (self.scheduler, *self.workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+            process.wait()
+
+    def _start(self, what: str, *args: str) -> psutil.Popen:
+        here = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+        command = [sys.executable, "-m", "dask", what, *args, *here]
+        self._logs.append(self._folder / f"{what}-{len(self._logs)}.log")
+        with self._logs[-1].open("wb") as log:
+            return psutil.Popen(
+                command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder
+            )
+
+    def _logged(self, pattern: str, timeout_s: float = 60) -> str:
+        """The group of `pattern` in the log of the process started last."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            log = self._logs[-1].read_text()
+            found = re.search(pattern, log)
+            if found:
+                return found[1]
+            assert time.monotonic() < deadline, log
+            time.sleep(0.05)
 
 
 class Running:
@@ -164,6 +228,10 @@ class Running:
     def family(self) -> list[psutil.Process]:
         """Every living process of this run, itself included."""
         return [process for process in psutil.process_iter() if _mark_of(process) == self.mark]
+
+    def server(self) -> psutil.Process | None:
+        """The Prefect server that it has started, if it has."""
+        return next((process for process in self.family() if "uvicorn" in _command(process)), None)
 
     def workers(self) -> list[psutil.Process]:
         """The processes that do the work (spawned by the cluster)."""

@@ -1,0 +1,139 @@
+"""Training: the stages of a system as a DAG of fit-or-skip steps on one published snapshot."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment, flow_run
+
+from flows.logs import run_logger
+from flows.pools import GPU_LIMIT
+from flows.version import code_version
+from storage.errors import ConfigError
+from storage.runs import RunRecord, run_folder
+from storage.snapshot import Snapshot
+from storage.stores import find_snapshot
+
+Device = Literal["auto", "cpu", "cuda"]
+Fit = Callable[..., RunRecord]
+
+
+def _flow_run_name() -> str:
+    given: dict[str, Any] = flow_run.parameters  # pyright: ignore[reportAttributeAccessIssue]
+    return f"train-{given['system']}-{given['snapshot'][:12]}"
+
+
+@flow(name="train", flow_run_name=_flow_run_name, persist_result=False, result_serializer="json")
+def train(
+    system: Literal["edtalk", "emogene", "realtalk"], snapshot: str, preset: str = "paper",
+    stages: list[str] | None = None, device: Device = "auto", is_quiet: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains a system's stages on a published snapshot; what was trained before on equal terms is skipped.
+
+    Args:
+        system: What to train.
+        snapshot: Id of a snapshot or its first digits, or DATASET or DATASET@NUMBER; see $TALKSET_STORES.
+        preset: Settings of the stages, smoke or paper.
+        stages: Only these, and those they start from; all by default.
+        device: auto takes a GPU where there is one.
+        is_quiet: No progress bars on the terminal.
+
+    Returns:
+        snapshot id, and per stage the id of its run, its state, metrics and model file.
+    """
+    with _gpu_slot(device):
+        answer = train_stages(system, snapshot, preset, stages, device, is_quiet, fit)
+    create_markdown_artifact(
+        _summary(answer), key=f"training-{system}", description="Stages, figures and files of this training"
+    )
+    return answer
+
+
+def train_stages(
+    system: str, snapshot: str, preset: str = "paper", stages: Sequence[str] | None = None, device: Device = "auto",
+    is_quiet: bool = True, fit: Fit | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The same without Prefect: every stage after those it starts from.
+
+    Args:
+        fit: stands in for models.fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
+
+    Raises:
+        ConfigError: no such system, snapshot, stage or preset.
+    """
+    from models.fit import fit_stage
+    from models.stages import discover
+    from models.stages import preset as find_preset
+
+    data, found, done = find_snapshot(snapshot), discover(system), dict[str, RunRecord]()
+    for name in chosen_stages(found, system, stages):
+        done[name] = (fit or fit_stage)(
+            data.store, data.id, system, name, find_preset(system, name, preset), preset,
+            {parent: done[parent] for parent in found[name].PARENTS}, code_version(), device, is_quiet,
+        )  # fmt: skip
+    return {"system": system, "snapshot": data.id, "dataset": data.body.dataset, "number": data.body.number,
+            "stages": [_line(data, record) for record in done.values()]}  # fmt: skip
+
+
+@task(task_run_name="{system}-{stage}", cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+def fit(
+    store: Path, snapshot_id: str, system: str, stage: str, config: Any, preset: str,
+    parents: Mapping[str, RunRecord], code_version: str, device: Device, is_quiet: bool,
+) -> RunRecord:  # fmt: skip
+    """Fit one stage, or find that it is fitted. Called, not submitted: it must hear signals in the main thread."""
+    from models.fit import fit_stage
+
+    record = fit_stage(store, snapshot_id, system, stage, config, preset, parents, code_version, device, is_quiet)
+    run_logger().info("%s %s: run %s is %s, %s", system, stage, record.id, record.state, record.metrics)
+    return record
+
+
+def chosen_stages(found: Mapping[str, Any], system: str, stages: Sequence[str] | None) -> list[str]:
+    """The stages asked for and all they start from, in the order of the DAG; all when none is asked for.
+
+    Raises:
+        ConfigError: no such stage.
+    """
+    unknown = sorted(set(stages or ()) - set(found))
+    if unknown:
+        raise ConfigError(f"{system} has no stage {unknown[0]!r}; there are {', '.join(found)}")
+    wanted = set(stages or found)
+    for name in reversed(list(found)):
+        if name in wanted:
+            wanted |= set(found[name].PARENTS)
+    return [name for name in found if name in wanted]
+
+
+def _gpu_slot(device: Device) -> AbstractContextManager[Any]:
+    """A slot of the server's limit for runs of a deployment that may use a GPU; models.gpu_lock has the last word."""
+    import torch
+
+    if deployment.id is None or device == "cpu" or not torch.cuda.is_available():
+        return nullcontext()
+    from prefect.concurrency.sync import concurrency
+
+    return concurrency(GPU_LIMIT, occupy=1, strict=True)
+
+
+def _line(data: Snapshot, record: RunRecord) -> dict[str, Any]:
+    model = record.model()
+    return {
+        "stage": record.key.stage, "run": record.id, "state": record.state, "metrics": record.metrics,
+        "model": str(run_folder(data.store, record.id) / model.file), "sha256": model.sha256, "step": model.step,
+    }  # fmt: skip
+
+
+def _summary(answer: Mapping[str, Any]) -> str:
+    title = f"# {answer['system']} on snapshot {answer['number']} of {answer['dataset']}"
+    rows = [
+        f"| {line['stage']} | `{line['run']}` | {line['state']} | {line['step']} | "
+        + ", ".join(f"{name} {value:.4g}" for name, value in line["metrics"].items())
+        + f" | `{line['sha256'][:12]}` |"
+        for line in answer["stages"]
+    ]
+    table = "\n".join(["| stage | run | state | steps | metrics | model |", "|---|---|---|---:|---|---|", *rows])
+    return f"{title}\n\nid `{answer['snapshot']}`\n\n{table}"
