@@ -1,6 +1,7 @@
 """Every benchmark, one after the other in processes of their own, as one Markdown table: `python -m benchmarks`.
 
-The real clips are needed (TALKSET_MEDIA). Takes about ten minutes; close other programs, wall times are among it.
+The real clips are needed (TALKSET_MEDIA). Takes about a quarter of an hour; close other programs, for wall times are
+among it.
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 
 from benchmarks.table import Row, conditions, markdown
 
-_MODULES = ("pipeline", "workers", "scale", "face3d")
+_MODULES = ("pipeline", "workers", "overhead", "scale", "face3d")
 
 
 def main() -> None:

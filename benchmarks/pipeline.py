@@ -41,15 +41,15 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         sources = _make_sources(Path(folder))
-        _measure(Path(folder), sources["1280x720 h264"])  # loads models, compiles kernels
-        finish([_row(name, [_measure(Path(folder), path) for _ in range(REPEATS)]) for name, path in sources.items()])
+        measure(Path(folder), sources["1280x720 h264"])  # loads models, compiles kernels
+        finish([_row(name, [measure(Path(folder), path) for _ in range(REPEATS)]) for name, path in sources.items()])
 
 
 def _row(name: str, runs: list[dict[str, float]]) -> Row:
     median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     ratio = statistics.median(run["whole"] / run["decode"] for run in runs)
     frames, bar = median["frames"], BARS.get(name)
-    parts = ", ".join(f"{key} {1000 * value / frames:.2f}" for key, value in median.items() if key not in _TOTALS)
+    parts = ", ".join(f"{key} {1000 * value / frames:.2f}" for key, value in median.items() if key not in TOTALS)
     notes = (
         f"{1000 * median['whole'] / frames:.2f} against {1000 * median['decode'] / frames:.2f} ms per frame; "
         f"{frames / median['whole']:.0f} frames per CPU second; {parts}"
@@ -58,10 +58,10 @@ def _row(name: str, runs: list[dict[str, float]]) -> Row:
     return Row(what, f"{ratio:.2f}x", f"<= {bar}x" if bar else "", ratio <= bar if bar else None, notes)
 
 
-_TOTALS = ("frames", "decode", "whole")
+TOTALS = ("frames", "decode", "whole")
 
 
-def _measure(folder: Path, path: Path) -> dict[str, float]:
+def measure(folder: Path, path: Path) -> dict[str, float]:
     """CPU seconds of decoding `path` and of each step on it."""
     dataset = Dataset(
         name="bench", root=path.parent, features={name: {} for name in features.discover() if name != "blendshapes"},

@@ -94,14 +94,14 @@ _NAMES = {
 
 def _build(folder: Path) -> dict[str, float]:
     """Commits a cut and all features of every shard; nothing is synced to disk, for this store is not kept."""
-    from flows.stock import new_run, take_stock
+    from flows.stock import count_sources, new_run, plan_work
     from storage.snapshot import bind_store
 
     os.fsync = lambda fd: None  # pyright: ignore[reportAttributeAccessIssue]
     options = _refresh_options(folder)
     bind_store(options.store, "scale")
     run = new_run(options)
-    _, _, work = take_stock(run)
+    _, _, work = plan_work(run, count_sources(run))
     for item in work:
         cut = _commit_cut(run.objects, run.dataset, item.members)
         keys: dict[str, str] = {}
@@ -114,13 +114,13 @@ def _publish(folder: Path) -> dict[str, float]:
     """What the driver of a refresh does when every step is there."""
     import flows.refresh  # noqa: F401  (the driver has Prefect loaded)
     from flows.fingerprint import remember_fingerprint
-    from flows.stock import new_run, take_stock
+    from flows.stock import count_sources, new_run, plan_work
     from flows.version import code_version
     from tasks.publish import ShardResults, publish_snapshot
 
     run = new_run(_refresh_options(folder))
     began, cpu = time.perf_counter(), time.process_time()
-    inventory, plan, work = take_stock(run)
+    inventory, plan, work = plan_work(run, count_sources(run))
     planned = time.perf_counter()
     results = [ShardResults(item.shard, item.members, item.cut, item.features) for item in work if item.cut]
     snapshot, _ = publish_snapshot(

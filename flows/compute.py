@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from distributed import CancelledError, Client, Future
@@ -181,4 +182,6 @@ def _keep(run: Run, item: ShardWork, done: dict[str, StepResult]) -> None:
         members = tuple(member for member in item.members if member.source_id in cut.source_ids)
         is_whole = len(members) == len(item.members)
         shard = item.shard if is_whole else Shard.of(cut.source_ids, item.shard.minutes)
-        run.results.append(ShardResults(shard, members, cut, done))
+        # Each came through the network with its own copy of the list; a large dataset has many steps.
+        shared = {step: replace(result, source_ids=cut.source_ids) for step, result in done.items()}
+        run.results.append(ShardResults(shard, members, cut, shared))

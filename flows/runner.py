@@ -14,9 +14,14 @@ from prefect_dask.task_runners import DaskTaskRunner
 from flows.options import RefreshOptions
 from flows.threads import THREAD_VARIABLES
 
-# A task is given up after its second worker has died: a shard that breaks is tried again, alone, in any case. Read by
-# the scheduler, so that it holds for local clusters; another scheduler has its own setting.
-_ALLOWED_FAILURES = {"distributed.scheduler.allowed-failures": 1}
+# Read by the scheduler, so that it holds for local clusters; another scheduler has its own settings.
+_SCHEDULER = {
+    # A task is given up after its second worker has died: a shard that breaks is tried again, alone, in any case.
+    "distributed.scheduler.allowed-failures": 1,
+    # Every connection keeps its last messages for a look at them, 1,000 by default, with all arguments of our tasks:
+    # that grows the driver by 160 KB per step.
+    "distributed.admin.low-level-log-length": 10,
+}
 
 
 class Runner(Protocol):
@@ -38,7 +43,7 @@ class Runner(Protocol):
 
 def make_runner(options: RefreshOptions) -> AbstractContextManager[Runner]:
     """A task runner; enter it to start or reach the cluster."""
-    dask.config.set(_ALLOWED_FAILURES)  # pyright: ignore[reportPrivateImportUsage]
+    dask.config.set(_SCHEDULER)  # pyright: ignore[reportPrivateImportUsage]
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
     if not options.has_server:
