@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -68,7 +69,9 @@ def drive(command: dict[str, Any], launcher: tuple[str, ...] = (), **environment
     try:
         out, err = process.communicate(timeout=120)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        for child in psutil.Process(process.pid).children(recursive=True):  # torchrun's are in sessions of their own
+            child.kill()
+        process.kill()
         raise
     return process.returncode, out, err
 
