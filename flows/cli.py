@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from flows.animate_cli import animate, edtalk_app, weights_app
 from flows.interrupts import Stopped, raise_on_signals
 from flows.show import (
     show,
@@ -38,6 +39,9 @@ app = typer.Typer(
 )  # fmt: skip
 export_app = typer.Typer(help="Write a snapshot in another system's format.", no_args_is_help=True)
 app.add_typer(export_app, name="export")
+app.command()(animate)
+app.add_typer(edtalk_app, name="edtalk")
+app.add_typer(weights_app, name="weights")
 
 DatasetArg = Annotated[str, typer.Argument(help="Block of datasets.yaml.")]
 StoreOption = Annotated[

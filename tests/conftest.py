@@ -9,6 +9,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Tests run side by side, one process per core: more threads in each would only wait for one another, and sums would
+# depend on their number. Set before anything loads numpy or torch; processes that tests start inherit it.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 
 @pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:

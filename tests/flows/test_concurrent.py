@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
+import pytest
 
 from storage.keys import sha256_hex
 from storage.snapshot import Snapshot
@@ -14,18 +14,22 @@ from tasks.verify import verify_snapshot
 from tests.flows.conftest import Base
 from tests.flows.lab import FEATURES, Lab
 
+pytestmark = pytest.mark.timeout(600)
 MakeLab = Callable[..., Lab]
-OTHER_MEL = {**FEATURES, "mel": {"pad_mode": "constant"}}
+FEWER = {name: params for name, params in FEATURES.items() if name != "sync"}
+OTHER_SPLIT = {"split": {"test": ["P01"], "val_share": 0.0}}
 
 
 def test_two_refreshes_with_different_settings_stand_in_a_line(base: Base, make_lab: MakeLab) -> None:
     """C-02: started at once, one waits for the other; each snapshot is what its run alone gives."""
-    alone = make_lab("alone", base, features=OTHER_MEL)
-    assert alone.done("--workers", "1")["number"] == 2
+    # Everything is in this store already, so that it is only published anew.
+    alone = make_lab("alone", base, features=FEWER, block=OTHER_SPLIT)
+    assert alone.done()["number"] == 2
     one = make_lab("one")
+    other = Lab(one.folder / "settings", one.root, features=FEWER, block=OTHER_SPLIT)
     runs = {
-        "base": one.start("--workers", "1", "--wait", "200"),
-        "other": one.start("--workers", "1", "--wait", "200", "--catalog", str(_with_other_root(alone, one))),
+        "base": one.start("--workers", "1", "--wait", "240"),
+        "other": one.start("--workers", "1", "--wait", "240", "--catalog", str(other.catalog)),
     }
     ended = {name: run.end() for name, run in runs.items()}
     assert [run.code for run in ended.values()] == [0, 0], [run.err for run in ended.values()]
@@ -41,20 +45,15 @@ def test_two_refreshes_with_different_settings_stand_in_a_line(base: Base, make_
         assert verify_snapshot(found) == []
 
 
-def _with_other_root(lab: Lab, other: Lab) -> Path:
-    """A catalog with the settings of one and the files of the other."""
-    return Lab(other.folder / "settings", other.root, features=lab.features).catalog
-
-
 def test_reader_of_a_pinned_snapshot_sees_no_refresh_and_no_collection(base: Base, make_lab: MakeLab) -> None:
     """C-03: snapshots are published and removed around it; what it reads is there and is the same every time."""
     lab = make_lab(base=base)
     with _reader(lab, base.answer["id"]) as seen:
-        lab.block["split"] = {"test": ["P01"], "val_share": 0.0}
+        lab.block |= OTHER_SPLIT
         lab.write_catalog()
-        assert lab.done("--workers", "1")["number"] == 2
+        assert lab.done()["number"] == 2
         del lab.block["split"]
-        lab.features["mel"] = OTHER_MEL["mel"]
+        lab.features["mel"] = {"pad_mode": "constant"}
         lab.write_catalog()
         assert lab.done("--workers", "1")["number"] == 3
         assert collect(lab.store, keep=1, grace_hours=0, is_dry=True)["snapshots"] == [1, 2]

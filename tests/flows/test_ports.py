@@ -17,7 +17,7 @@ def test_every_socket_of_a_default_refresh_listens_on_loopback(make_lab: MakeLab
     lab.api_url = None
     run = lab.start(env={"TALKSET_TEST_PAUSE": "2"})
     try:
-        run.wait_for(lambda: is_computing(lab), 120)
+        run.wait_for(lambda: is_computing(lab), 240)
         listening = _listening(run)
         server, workers = run.server(), [process.pid for process in run.workers()]
     finally:

@@ -13,6 +13,7 @@ from tests.flows.conftest import Base
 from tests.flows.lab import FEATURES, NUM_STEPS, Cluster, Ended, Lab
 from tests.flows.test_kills import assert_whole, is_computing
 
+pytestmark = pytest.mark.timeout(600)
 MakeLab = Callable[..., Lab]
 CUTTER = ("--resources", "CUTTER=1")
 # Prefect waits 2, 4, 8 ... seconds before it tries again.
@@ -58,15 +59,15 @@ def test_scheduler_of_its_own_places_the_steps_and_gives_the_same_id(base: Base,
 def test_killed_scheduler_ends_the_run_with_one_line_and_a_rerun_goes_on(base: Base, make_lab: MakeLab) -> None:
     """K-04: what was committed before is not computed again."""
     lab = make_lab()
-    with lab.cluster((), (), env={"TALKSET_TEST_PAUSE": "0.5"}) as cluster:
+    with lab.cluster((), env={"TALKSET_TEST_PAUSE": "0.5"}) as cluster:
         run = lab.start("--scheduler", cluster.address)
-        run.wait_for(lambda: has_committed(lab))
+        run.wait_for(lambda: has_committed(lab), 240)
         cluster.scheduler.kill()
-        assert_lost(run.end(120), f"Dask cluster {cluster.address}")
+        assert_lost(run.end(180), f"Dask cluster {cluster.address}")
         assert run.orphans() == []
     assert not (lab.store / "snapshots").exists()
     kept = len(list(ObjectStore(lab.store).keys()))
-    answer = lab.done("--workers", "2")
+    answer = lab.done("--workers", "1")
     assert (answer["id"], answer["steps_computed"]) == (base.answer["id"], 3 * NUM_STEPS - kept)
     assert_whole(lab, base.answer["id"])
 
@@ -75,12 +76,12 @@ def test_killed_server_costs_only_the_view_of_the_run(base: Base, make_lab: Make
     """K-05: the work goes on without the server that the run has started; the end is one line, and nothing is lost."""
     lab = make_lab()
     lab.api_url = None
-    run = lab.start("--workers", "2", env=FEW_RETRIES)
-    run.wait_for(lambda: is_computing(lab), 120)
+    run = lab.start("--workers", "1", env=FEW_RETRIES)
+    run.wait_for(lambda: is_computing(lab), 240)
     server = run.server()
     assert server is not None
     server.kill()
-    assert_lost(run.end(120), "Prefect server http://127.0.0.1:")
+    assert_lost(run.end(180), "Prefect server http://127.0.0.1:")
     assert run.orphans() == []
     assert_whole(lab, base.answer["id"])
     again = lab.done()
@@ -92,9 +93,9 @@ def test_no_server_means_none(base: Base, make_lab: MakeLab) -> None:
     lab = make_lab()
     lab.api_url = None
     modules = lab.folder / "modules"
-    run = lab.start("--no-server", "--workers", "2", env={"TALKSET_TEST_MODULES": str(modules)})
-    run.wait_for(lambda: is_computing(lab))
-    assert len(run.workers()) >= 2
+    run = lab.start("--no-server", "--workers", "1", env={"TALKSET_TEST_MODULES": str(modules)})
+    run.wait_for(lambda: is_computing(lab), 240)
+    assert run.workers() != []
     assert run.server() is None
     ended = run.end()
     assert ended.code == 0, ended.err
@@ -110,11 +111,11 @@ def test_worker_that_wakes_after_it_was_given_up_changes_nothing(base: Base, mak
     env = {**_noted(lab), "TALKSET_TEST_PAUSE": "0.5", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}
     with lab.cluster((), (), env=env) as cluster:
         run = lab.start("--scheduler", cluster.address)
-        entry = run.wait_for(lambda: next((lab.store / "staging").glob("*/object"), None)).parent
+        entry = run.wait_for(lambda: next((lab.store / "staging").glob("*/object"), None), 240).parent
         worker = _worker_of(cluster, entry)
         worker.suspend()
         assert entry.is_dir(), "it was to be stopped in the middle of its step"
-        run.wait_for(lambda: _is_committed(lab, entry), 120)
+        run.wait_for(lambda: _is_committed(lab, entry), 240)
         assert entry.is_dir()
         worker.resume()
         ended = run.end()
@@ -137,7 +138,6 @@ def _is_committed(lab: Lab, entry: Path) -> bool:
     return any(found.startswith(key) for found in ObjectStore(lab.store).keys())
 
 
-@pytest.mark.timeout(240)
 def test_source_that_takes_all_memory_costs_only_itself(make_lab: MakeLab) -> None:
     """K-09: shards of one source each, all on one worker: no neighbour is blamed for its death."""
     lab = make_lab(features={"landmarks": {}}, block={"shard_minutes": 0.02})

@@ -67,7 +67,7 @@ def drive(command: dict[str, Any], launcher: tuple[str, ...] = (), **environment
     """Its exit code, output and errors."""
     process = driver(command, launcher, **environment)
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         for child in psutil.Process(process.pid).children(recursive=True):  # torchrun's are in sessions of their own
             child.kill()
@@ -216,7 +216,7 @@ def test_sigterm_saves_and_ends_with_143(store: Path, unbroken: dict[str, Any], 
     assert line
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM) if to_group else process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (143, "")
     assert time.monotonic() - began < 15
     record = only_run(store)
@@ -235,7 +235,7 @@ def test_a_killed_worker_ends_the_run_in_seconds(store: Path, unbroken: dict[str
     began = time.monotonic()
     code, _, err = drive({"store": str(store), "fault": {"kill_worker": 3}, "train": {"num_workers": 1}})
     assert code == 1
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert "DataLoader worker" in err
     assert "killed" in err
     assert "run again to resume" in err.splitlines()[-1]

@@ -1,0 +1,174 @@
+"""What drives each part of a face: options of `talkset animate` to tracks of codes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.edtalk import spoken_codes, trained
+from models.edtalk.animator import Animator, Tracks
+from models.edtalk.audio2lip import Audio2Lip
+from models.edtalk.audio_expression import ExpressionPredictor, mood_of
+from models.edtalk.code_sources import (
+    LengthRule,
+    fit_length,
+    intensified,
+    keyframe_codes,
+    parse_keyframes,
+    read_codes,
+    relative,
+    smooth,
+)
+from models.edtalk.navigation import Codes
+from models.edtalk.predefined import expression as predefined_expression
+from models.edtalk.trained import Weights, find_weights
+from storage.emotions import EMOTIONS, emotion_id
+from storage.errors import ConfigError, WeightsError
+from tasks.driving_sound import DrivingSound
+from tasks.portrait import Portrait, crops, is_video
+
+OWN, FIXED, GENERATED = "own", "fixed", "generated"
+CODES_SUFFIX = ".npy"
+
+Rules = Mapping[str, LengthRule]
+
+
+class Drivers:
+    """Makes tracks; a video that drives several parts is read once.
+
+    Args:
+        animator: with the generator.
+        weights: of the generator.
+        find: path -> where its face is.
+        own: codes of the source, or of its first frame.
+        sound: of the result, None without any that could drive.
+        is_relative: what videos do is added to the source's own codes instead of replacing them.
+    """
+
+    def __init__(
+        self, animator: Animator, weights: Weights, find: Callable[[Path], Portrait], own: Codes,
+        sound: DrivingSound | None, is_relative: bool,
+    ) -> None:  # fmt: skip
+        self._animator, self._weights, self._find, self._own = animator, weights, find, own
+        self._sound, self._is_relative = sound, is_relative
+        self._seen: dict[Path, Codes] = {}
+
+    def mouth(self, given: str | None, checkpoint: str | None) -> Tensor | None:
+        """[n, 20] of a file, of the sound where none is given, None for the source's own."""
+        if given in (OWN, FIXED):
+            return self._fixed("mouth") if given == FIXED else None
+        if given is not None:
+            return self._from_file("mouth", Path(given))
+        if self._sound is None:
+            return None
+        network = trained.mouth_model(find_weights(trained.MOUTH, checkpoint, self._weights))
+        codes = spoken_codes.mouth_codes(network.to(self._animator.device), self._sound.mel, self._sound.num_frames)
+        self._require("mouth", codes, "the network for sound")
+        return smooth(codes) if isinstance(network, Audio2Lip) else codes
+
+    def pose(self, given: str | None, checkpoint: str | None, seed: int) -> Tensor | None:
+        """[n, 6] of a file, made up for the sound, or None for the source's own."""
+        if given in (None, OWN):
+            return None
+        if given == FIXED:
+            return self._fixed("pose")
+        if given != GENERATED:
+            return self._from_file("pose", Path(given))
+        sound = self._sound_for("--pose generated")
+        network = trained.pose_model(find_weights(trained.POSE, checkpoint, self._weights)).to(self._animator.device)
+        rest = self._own.pose[0]
+        codes = spoken_codes.pose_codes(network, sound.mel, sound.num_frames, rest, seed, start=rest)
+        return self._require("pose", codes, "the network for head motion")
+
+    def expression(self, given: str | None, checkpoint: str | None, intensity: float, num_frames: int) -> Tensor | None:
+        """[n, 10] of a file, of names over time, of the sound, or None for the source's own."""
+        if given in (None, OWN):
+            return None
+        if self._own.expression is None:
+            raise ConfigError(f"--expression {given}: {self._weights.name} has no expression bank; use a full model")
+        if given == FIXED:
+            return self._fixed("expression")
+        return intensified(self._expression(given, checkpoint, num_frames), self._own.expression, intensity)
+
+    def _expression(self, given: str, checkpoint: str | None, num_frames: int) -> Tensor:
+        own = self._own.expression
+        assert own is not None
+        if given == GENERATED:
+            sound = self._sound_for("--expression generated")
+            network = self._predictor(checkpoint).to(self._animator.device)
+            codes = spoken_codes.expression_codes(network, sound.num_frames, mel=sound.mel)
+            return self._require("expression", codes, "the network for expressions")
+        if is_file_name(given):
+            return self._from_file("expression", Path(given))
+        return keyframe_codes(parse_keyframes(given), lambda name: self._named(name, checkpoint), own, num_frames)
+
+    def _named(self, name: str, checkpoint: str | None) -> Tensor:
+        """[1, 10] of a file, of a published expression, or where the model was trained here of its own network.
+
+        Published codes mean something to published weights only: other models have other directions.
+        """
+        if name.endswith(CODES_SUFFIX):
+            return read_codes(Path(name), self._animator.model.shape.num_expression)[:1]
+        if self._weights.run is None and checkpoint is None:
+            return predefined_expression(name, self._animator.model.shape.num_expression)
+        emotion, network = emotion_id(name), self._predictor(checkpoint)
+        if emotion < 0 or not network.num_clips[emotion]:
+            known = ", ".join(EMOTIONS[index] for index in network.num_clips.nonzero().flatten().tolist())
+            raise ConfigError(f"no expression {name!r}: the network for expressions was trained on {known or 'none'}")
+        mood = mood_of(torch.tensor(emotion), torch.tensor(1.0))
+        return self._require(
+            "expression", spoken_codes.expression_codes(network, 1, mood), "the network for expressions"
+        )
+
+    def _predictor(self, checkpoint: str | None) -> ExpressionPredictor:
+        try:
+            return trained.expression_model(find_weights(trained.EXPRESSION, checkpoint, self._weights))
+        except WeightsError as error:
+            more = "name a file of codes, from `talkset edtalk expression-weights`"
+            raise WeightsError(f"{error}; or {more}") from None
+
+    def _from_file(self, part: str, path: Path) -> Tensor:
+        """[n, K] of a .npy file, a picture or a video."""
+        own = getattr(self._own, part)
+        if path.suffix == CODES_SUFFIX:
+            return read_codes(path, own.shape[1])
+        place = path.absolute()
+        if place not in self._seen:
+            self._seen[place] = self._animator.codes(crops(self._find(path), self._animator.size_px))
+        codes = getattr(self._seen[place], part)
+        return relative(codes, own) if self._is_relative and is_video(path) else codes
+
+    def _fixed(self, part: str) -> Tensor:
+        return getattr(self._own, part)[:1]
+
+    def _sound_for(self, option: str) -> DrivingSound:
+        if self._sound is None:
+            raise ConfigError(f"{option} follows a sound: name one with --audio")
+        return self._sound
+
+    def _require(self, part: str, codes: Tensor, what: str) -> Tensor:
+        """The codes, if the generator has as many."""
+        wanted = getattr(self._own, part).shape[1]
+        if codes.shape[1] != wanted:
+            raise ConfigError(f"{what} makes {codes.shape[1]} {part} codes, {self._weights.name} has {wanted}")
+        return codes
+
+
+def is_file_name(given: str) -> bool:
+    """Whether an expression is meant as a file, not as names; those may be many, too many for a path."""
+    try:
+        is_file = Path(given).is_file()
+    except OSError:
+        is_file = False
+    return is_file or (":" not in given and "*" not in given and bool(Path(given).suffix))
+
+
+def fitted(tracks: Mapping[str, Tensor | None], num_frames: int, rules: Rules) -> Tracks:
+    """The tracks at the length of the result."""
+    return Tracks(
+        **{
+            part: None if codes is None else fit_length(codes, num_frames, rules[part])
+            for part, codes in tracks.items()
+        }
+    )

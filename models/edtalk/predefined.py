@@ -1,0 +1,115 @@
+"""Expressions by name: mean codes, published for eight emotions, or measured on a snapshot.
+
+    <folder>/<name>.npy     (1, 10) float32
+
+The folder is `edtalk` in $TALKSET_WEIGHTS or in the cache of weights. Names in published files: angry, contempt,
+disgusted, fear, happy, neutral, sad, surprised.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.data import ClipFilter
+from models.edtalk.animator import Animator
+from models.edtalk.code_sources import read_codes
+from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
+from storage.errors import ConfigError, WeightsError
+from storage.snapshot import ClipRef, Snapshot
+from storage.weights import cache_folder
+
+FOLDER = "edtalk"
+
+
+def folders() -> list[Path]:
+    """Where EDTalk's files may lie, in the order in which they are looked for."""
+    named = [Path(os.environ["TALKSET_WEIGHTS"])] if os.environ.get("TALKSET_WEIGHTS") else []
+    return [folder / FOLDER for folder in (*named, cache_folder() / "weights")]
+
+
+def names() -> tuple[str, ...]:
+    """Expressions that are at hand, sorted."""
+    return tuple(sorted({path.stem for folder in folders() for path in folder.glob("*.npy")}))
+
+
+def expression(name: str, num_codes: int = 10) -> Tensor:
+    """[1, 10] float32 codes; a spelling of storage.emotions does as well.
+
+    Raises:
+        ConfigError: not the name of an emotion, and none of the files.
+        WeightsError: an emotion, but its file is nowhere.
+    """
+    plain = canonical_emotion(name)
+    spellings = dict.fromkeys((name, plain, MEAD_SPELLING.get(plain, plain)))
+    places = [
+        folder / f"{spelling}.npy" for folder in folders() for spelling in spellings if spelling in _stems(folder)
+    ]
+    if places:
+        return read_codes(places[0], num_codes)
+    have = ", ".join(names()) or "none"
+    if plain not in EMOTIONS:
+        known = ", ".join(MEAD_SPELLING.get(emotion, emotion) for emotion in EMOTIONS)
+        raise ConfigError(f"no expression {name!r}: neither a file, nor one of {known}; at hand are {have}")
+    raise WeightsError(
+        f"no codes for expression {name!r}: put {MEAD_SPELLING.get(plain, plain)}.npy into {folders()[0]}, or make them"
+        f" with `talkset edtalk expression-weights` (at hand: {have})"
+    )
+
+
+def _stems(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.npy")}
+
+
+def mean_expression(
+    animator: Animator, snapshot: Snapshot, emotion: str, level: str | None = None, frames_per_clip: int = 8,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Mean expression codes of the clips with an emotion, whatever their split: every clip counts the same.
+
+    Args:
+        animator: with a model that has an expression bank.
+        snapshot: to read.
+        emotion: label, see storage.emotions.
+        level: of intensity, as the snapshot's table has it; None takes all.
+        frames_per_clip: pictures taken of each, at equal distances.
+        report: told (clips done, clips) after each.
+
+    Returns:
+        [1, 10] float32, and the number of clips.
+
+    Raises:
+        ConfigError: the model has no expression bank, or no clip has that label (those there are are named).
+    """
+    if not animator.model.has_expression:
+        raise ConfigError("this model has no expression bank: use a full model")
+    clips = _clips(snapshot, canonical_emotion(emotion), level)
+    total = torch.zeros(1, animator.model.shape.num_expression)
+    for done, clip in enumerate(clips, start=1):
+        total += _mean_codes(animator, snapshot, clip, frames_per_clip)
+        report(done, len(clips))
+    return total / len(clips), len(clips)
+
+
+def _clips(snapshot: Snapshot, emotion: str, level: str | None) -> list[ClipRef]:
+    pairs = list(zip(snapshot.rows(), snapshot.clips(), strict=True))
+    wanted = ClipFilter(emotions=(emotion,))
+    found = [clip for row, clip in pairs if wanted.accepts(row) and level in (None, row["level"])]
+    if not found:
+        have = sorted({f"{row['emotion'] or 'no emotion'} (level {row['level'] or '-'})" for row, _ in pairs})
+        at = "" if level is None else f" at level {level}"
+        raise ConfigError(
+            f"snapshot {snapshot.body.number} has no clip labelled {emotion!r}{at}; it has {', '.join(have)}"
+        )
+    return found
+
+
+def _mean_codes(animator: Animator, snapshot: Snapshot, clip: ClipRef, count: int) -> Tensor:
+    """[1, 10] of evenly spread frames of one clip."""
+    at = np.unique(np.linspace(0, clip.num_frames - 1, min(count, clip.num_frames)).round().astype(int))
+    codes = animator.codes(snapshot.frame(clip, int(index)) for index in at)
+    assert codes.expression is not None
+    return codes.expression.mean(0, keepdim=True)

@@ -1,0 +1,248 @@
+"""Stage 3: mouth codes from sound, by a temporal model over the spectrogram or by Audio2Lip as it was published.
+
+EDTalk section 3.4. The codes of all frames come from the generator of stage 1, which stays as it is; so does the audio
+encoder of Audio2Lip, with its running statistics. Beside the codes the frames that they draw are compared, and where a
+SyncNet is at hand it judges whether they fit the sound that begins with the first of five frames.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam, Optimizer
+from torch.utils.data import Dataset
+
+from models.collate import PadCollate
+from models.edtalk import wav2lip_weights
+from models.edtalk.code_curves import code_curves
+from models.edtalk.code_windows import Windows, code_scale, spoken_windows
+from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam
+from models.edtalk.model import EDTalk
+from models.edtalk.mouth_networks import MouthNetwork, new_compatible
+from models.edtalk.parent_state import discriminator_of, edtalk_of
+from models.edtalk.pictures import side_by_side
+from models.edtalk.rendered_mouths import MouthLosses, render_mouths
+from models.edtalk.shape import Shape
+from models.edtalk.speech_encoder import SpeechSize
+from models.edtalk.sync_loss import load_sync_loss
+from models.edtalk.syncnet import NUM_FRAMES
+from models.edtalk.talking_frames import TalkingFrames
+from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
+from models.landmark_motion import masked_squares
+from models.learner import Batch, Modules, Scalars, Trainer
+from models.losses import psnr_db
+from models.train_config import StageConfig, TrainConfig
+from storage.snapshot import Snapshot
+
+VERSION = 1
+PARENT = "mouth_pose"
+PARENTS: tuple[str, ...] = (PARENT,)
+FEATURES: tuple[str, ...] = ("mel", "bbox")
+
+_NUM_CALIBRATION_ITEMS = 8
+
+_log = logging.getLogger(__name__)
+
+
+class Config(StageConfig):
+    """Settings of the stage.
+
+    Attributes:
+        network: 'temporal' or 'compatible', the published Audio2Lip.
+        encoder: of the compatible one: of Wav2Lip, or a random one, for tests and runs without its weights.
+        speech: sizes of the temporal one.
+        shape: sizes of the generator, those of the parent.
+        num_frames: length of the windows; shorter clips are padded.
+        learning_rate: of Adam.
+        code_weight, change_weight: of the squared errors of the codes and of their changes from frame to frame.
+        images: losses on five rendered frames of each window; None trains on codes only, which is much faster.
+        face_weight: of the mean absolute error of the faces in them.
+        syncnet: 'auto' uses the one of Wav2Lip where its weights are at hand.
+        sync_weight: of its loss.
+    """
+
+    network: Literal["temporal", "compatible"] = "temporal"
+    encoder: Literal["wav2lip", "random"] = "wav2lip"
+    speech: SpeechSize = SpeechSize()
+    shape: Shape = Shape()
+    num_frames: int = Field(default=50, ge=NUM_FRAMES)
+    learning_rate: PositiveFloat = 3e-4
+    code_weight: NonNegativeFloat = 1.0
+    change_weight: NonNegativeFloat = 0.1
+    images: ImageLossConfig | None = ImageLossConfig()
+    face_weight: NonNegativeFloat = 1.0
+    syncnet: Literal["auto", "wav2lip", "off"] = "auto"
+    sync_weight: NonNegativeFloat = 5.0
+
+
+SMOKE = TrainConfig(
+    max_steps=3, batch_size=2, log_every=1, val_every=3, val_batches=1, picture_every=3, save_every=3
+)  # fmt: skip
+PAPER = TrainConfig(max_steps=50_000, batch_size=4, num_workers=4, val_batches=20)
+
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        "smoke": Config(
+            train=SMOKE,
+            speech=SpeechSize(width=32, num_layers=3),
+            shape=Shape(width=1 / 16, latent_dim=64),
+            num_frames=20,
+            learning_rate=1e-3,
+            images=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
+            syncnet="off",
+        ),
+        "paper": Config(train=PAPER),
+        # what is published: five frames at a time, only the last layer trained
+        "compatible": Config(train=PAPER, network="compatible", num_frames=NUM_FRAMES, learning_rate=0.0016),
+    }
+)
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """Entries of models/weights.toml that the stage uses; with syncnet 'auto' that depends on what is at hand."""
+    has_encoder = config.network == "compatible" and config.encoder == "wav2lip"
+    wanted = {
+        wav2lip_weights.AUDIO_ENCODER: has_encoder and wav2lip_weights.is_listed(wav2lip_weights.AUDIO_ENCODER),
+        wav2lip_weights.SYNCNET: has_sync_loss(config) and wav2lip_weights.is_listed(wav2lip_weights.SYNCNET),
+    }
+    return (*(config.images.weights() if config.images else ()), *(name for name, is_used in wanted.items() if is_used))
+
+
+def has_sync_loss(config: Config) -> bool:
+    """Whether a SyncNet judges: it looks at rendered frames, and is wanted, or at hand with 'auto'."""
+    is_possible = config.images is not None and config.sync_weight > 0
+    is_wanted = config.syncnet == "wav2lip" or (
+        config.syncnet == "auto" and wav2lip_weights.is_at_hand(wav2lip_weights.SYNCNET)
+    )
+    return is_possible and is_wanted
+
+
+def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2MouthLearner":
+    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own.
+
+    Raises:
+        ConfigError: a feature is missing, or there is no such clip to train on.
+        WeightsError: weights that the config asks for are missing, or the parent has another shape.
+    """
+    generator = edtalk_of(parents[PARENT], config.shape, PARENT).requires_grad_(False).eval()
+    windows = spoken_windows(generator, snapshot, ("mouth", "pose"), config.num_frames, NUM_FRAMES, config.train)
+    network = _network(config, windows)
+    return Audio2MouthLearner(config, network, generator, windows, snapshot, parents[PARENT])
+
+
+def _network(config: Config, windows: Windows) -> MouthNetwork:
+    scale = code_scale([codes[:, : config.shape.num_mouth] for codes in windows.train.codes])
+    if config.network == "temporal":
+        return TemporalAudio2Lip(scale, config.speech)
+    if config.encoder == "wav2lip":
+        return new_compatible(scale, None)
+    items = range(min(_NUM_CALIBRATION_ITEMS, len(windows.train)))
+    return new_compatible(scale, torch.cat([windows.train[index]["mel"] for index in items]))
+
+
+class Audio2MouthLearner:
+    """Trains 'audio2lip'; 'gen' draws and is frozen, 'dis' judges what it draws; see models.learner.Learner."""
+
+    def __init__(
+        self, config: Config, network: MouthNetwork, generator: EDTalk, windows: Windows, snapshot: Snapshot,
+        parent: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
+        self._config, self._num_mouth = config, config.shape.num_mouth
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.modules: Modules = {"audio2lip": network}
+        self.optimizers: Mapping[str, Optimizer] = {"audio2lip": Adam(trained, lr=config.learning_rate)}
+        self.averaged: tuple[str, ...] = ("audio2lip",)
+        self.exported: tuple[str, ...] = self.averaged
+        self.train_set: Dataset[Any] = windows.train
+        self.val_set: Dataset[Any] | None = windows.val
+        self.collate: Callable[[Sequence[Any]], Batch] = PadCollate({})
+        if config.images:
+            self._draw(config.images, generator, windows, snapshot, parent)
+
+    def _draw(
+        self, losses: ImageLossConfig, generator: EDTalk, windows: Windows, snapshot: Snapshot,
+        parent: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Adds what is needed to compare frames."""
+        config, size_px = self._config, self._config.shape.size_px
+        discriminator = discriminator_of(parent, config.shape, PARENT)
+        self.modules = {**self.modules, "gen": generator, "dis": discriminator}
+        self.optimizers = {**self.optimizers, "dis": discriminator_adam(discriminator.parameters(), losses)}
+        self.train_set = TalkingFrames(windows.train, snapshot, size_px)
+        self.val_set = TalkingFrames(windows.val, snapshot, size_px) if windows.val else None
+        sync = load_sync_loss() if has_sync_loss(config) else None
+        if sync is None and config.syncnet == "auto" and config.sync_weight:
+            _log.warning("no SyncNet is at hand (weights %r): trained without sync loss", wav2lip_weights.SYNCNET)
+        self._image_losses = ImageLosses(losses, discriminator)
+        self._mouth_losses = MouthLosses(self._image_losses, sync, config.face_weight, config.sync_weight)
+
+    def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
+        """One step of the network, and where frames are drawn one of the discriminator."""
+        with trainer.autocast():
+            mouth = self._mouth(trainer.module("audio2lip"), batch)
+        squares, changes = masked_squares(mouth, self._wanted(batch), batch["inside"])
+        loss = self._config.code_weight * squares + self._config.change_weight * changes
+        parts = {"codes": squares.detach(), "changes": changes.detach()}
+        if not self._config.images:
+            trainer.update("audio2lip", loss)
+            return parts
+        with trainer.autocast():
+            output = render_mouths(cast(EDTalk, self.modules["gen"]), batch, mouth)
+            image_loss, image_parts = self._mouth_losses(output, batch)
+        trainer.update("audio2lip", loss + image_loss)
+        dis_loss, dis_parts = self._image_losses.discriminator(batch["frames"].flatten(0, 1), output, trainer)
+        trainer.update("dis", dis_loss)
+        return parts | image_parts | dis_parts
+
+    def validate(self, batch: Batch, modules: Modules) -> Scalars:
+        """Errors of the codes, and of what they draw.
+
+        `codes` is the mean squared error, `codes_still` that of a mouth that keeps the clip's mean, which a model has
+        to beat. `correlation` is that of the codes less their means. `l1` and `psnr_db` are of the drawn frames,
+        `l1_codes` of those drawn from the true codes, which is as good as it can get.
+        """
+        wanted, inside = self._wanted(batch), batch["inside"]
+        mouth = self._mouth(modules["audio2lip"], batch).float()
+        still = batch["mean"][:, None, : self._num_mouth].expand_as(wanted)
+        figures = {
+            "codes": masked_squares(mouth, wanted, inside)[0],
+            "codes_still": masked_squares(still, wanted, inside)[0],
+            "correlation": correlation(mouth, wanted, inside),
+        }
+        if not self._config.images:
+            return figures
+        generator, target = cast(EDTalk, modules["gen"]), batch["frames"].flatten(0, 1)
+        output, best = (render_mouths(generator, batch, codes).clamp(-1, 1) for codes in (mouth, wanted))
+        drawn = {"l1": functional.l1_loss(output, target), "l1_codes": functional.l1_loss(best, target)}
+        return figures | drawn | {"psnr_db": psnr_db(output, target)}
+
+    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+        """Columns: source, true frame, drawn from the true codes, from sound; without images curves of the codes."""
+        wanted, mouth = self._wanted(batch), self._mouth(modules["audio2lip"], batch)
+        if not self._config.images:
+            return code_curves(wanted, mouth, batch["inside"])
+        generator = cast(EDTalk, modules["gen"])
+        drawn = [render_mouths(generator, batch, codes)[::NUM_FRAMES] for codes in (wanted, mouth)]
+        return side_by_side(batch["source"], batch["frames"][:, 0], *drawn)
+
+    def _mouth(self, network: Callable[..., Tensor], batch: Batch) -> Tensor:
+        """[B, K, 20] codes of the sound."""
+        is_temporal = self._config.network == "temporal"
+        return network(batch["mel"], batch["inside"]) if is_temporal else network(batch["mel"])
+
+    def _wanted(self, batch: Batch) -> Tensor:
+        return batch["codes"][..., : self._num_mouth]
+
+
+def correlation(output: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Correlation of codes [B, T, C] about the mean of each clip and code, over the frames inside [B, T]; scalar."""
+    mask = inside[..., None]
+    count = mask.sum(1, keepdim=True).clamp_min(1)
+    first, second = ((x.float() * mask - (x.float() * mask).sum(1, keepdim=True) / count) * mask
+                     for x in (output, target))  # fmt: skip
+    return (first * second).sum() / (first.square().sum() * second.square().sum()).sqrt().clamp_min(1e-12)

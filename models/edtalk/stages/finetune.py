@@ -1,0 +1,191 @@
+"""Person fine-tune: the model's generator fitted to one subject; the weights that are best on held-out frames are kept.
+
+The first frames of each of the subject's videos are learned, the last ones held out. The held-out loss is measured
+before the first step and every `check_every` steps; the model file holds the weights with the lowest, so it is never
+worse there than what it started from. When the loss has not fallen for `patience` checks, the steps that are left do
+nothing. Meant for one process: the held-out loss is measured by each alike.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+from models.batches import to_device
+from models.edtalk.early_stop import EarlyStop
+from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.parent_state import discriminator_of, edtalk_of
+from models.edtalk.pictures import side_by_side
+from models.edtalk.shape import Shape
+from models.edtalk.subject_frames import SubjectFrames
+from models.learner import Batch, Modules, Scalars, Trainer
+from models.losses import psnr_db
+from models.train_config import StageConfig, TrainConfig
+from storage.snapshot import Snapshot
+
+VERSION = 1
+PARENT = "expression"
+PARENTS: tuple[str, ...] = (PARENT,)
+FEATURES: tuple[str, ...] = ()
+
+
+class Config(StageConfig):
+    """Settings of the stage.
+
+    Attributes:
+        shape: sizes of the networks, those of the parent.
+        losses: settings of the losses and optimisers.
+        subject: whom to fit to, by label; '' is who has the most frames.
+        trained: 'decoder', the generator only, or 'all'.
+        train_share: of the frames of each video that are learned; the rest is held out.
+        check_every: steps between measurements of the held-out loss.
+        num_checked: held-out frames that it is measured on, evenly spread.
+        patience: measurements without a new lowest loss after which training stops.
+    """
+
+    shape: Shape = Shape()
+    losses: ImageLossConfig = ImageLossConfig()
+    subject: str = ""
+    trained: Literal["decoder", "all"] = "decoder"
+    train_share: float = Field(default=0.8, gt=0, lt=1)
+    check_every: PositiveInt = 50
+    num_checked: PositiveInt = 64
+    patience: PositiveInt = 10
+
+
+SMOKE = TrainConfig(
+    max_steps=12, batch_size=2, log_every=3, val_every=12, val_batches=2, picture_every=12, save_every=12
+)  # fmt: skip
+
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        "smoke": Config(
+            train=SMOKE,
+            shape=Shape(width=1 / 16, latent_dim=64),
+            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
+            check_every=6,
+            num_checked=4,
+        ),
+        # the samples published with the released script are of a few hundred steps
+        "paper": Config(
+            train=TrainConfig(max_steps=5000, batch_size=32, num_workers=4, val_every=250, picture_every=50)
+        ),
+    }
+)
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """Entries of models/weights.toml that the stage needs."""
+    return config.losses.weights()
+
+
+def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "FinetuneLearner":
+    """The learner on the clips of one subject.
+
+    Raises:
+        ConfigError: there is no such subject, or there are too few frames of them.
+        WeightsError: VGG-19 is asked for and its file is missing, or the parent has another shape.
+    """
+    settings = (config.train_share, config.shape.size_px, config.train.seed)
+    train_set = SubjectFrames(snapshot, config.subject, "train", *settings)
+    held_out = SubjectFrames(snapshot, train_set.subject, "held_out", *settings)
+    return FinetuneLearner(config, train_set, held_out, parents[PARENT])
+
+
+class FinetuneLearner:
+    """Trains 'trained' (an EDTalk) against 'dis'; 'gen' is the best it was. See models.learner.Learner."""
+
+    def __init__(
+        self, config: Config, train_set: SubjectFrames, held_out: SubjectFrames, parent: Mapping[str, Tensor]
+    ) -> None:
+        self._config = config
+        self._trained = edtalk_of(parent, config.shape, PARENT)
+        self._best, self._stop = copy.deepcopy(self._trained).requires_grad_(False), EarlyStop(config.patience)
+        if config.trained == "decoder":
+            for name, weight in self._trained.named_parameters():
+                weight.requires_grad_(weight.requires_grad and name.startswith("dec."))
+        discriminator = discriminator_of(parent, config.shape, PARENT)
+        self.modules = {"trained": self._trained, "gen": self._best, "dis": discriminator, "stop": self._stop}
+        self.optimizers = {
+            "trained": generator_adam(self._trained.parameters(), config.losses),
+            "dis": discriminator_adam(discriminator.parameters(), config.losses),
+        }
+        # an average of weights that a few hundred steps change would lag behind them
+        self.averaged, self.exported = (), ("gen",)
+        self.train_set, self.val_set, self.collate = train_set, held_out, default_collate
+        self._losses = ImageLosses(config.losses, discriminator)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether further steps do nothing."""
+        return self._stop.is_over
+
+    def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
+        """One step of the model, one of the discriminator; nothing once the held-out loss has stopped falling."""
+        if not self._stop.has_begun:
+            self._check(trainer)
+        if self.is_finished:
+            return self._progress()
+        target = batch["target"]
+        with trainer.autocast():
+            output, _ = trainer.module("trained")(batch["source"], target)
+            loss, parts = self._losses.generator(output, target)
+        trainer.update("trained", loss)
+        dis_loss, dis_parts = self._losses.discriminator(target, output, trainer)
+        trainer.update("dis", dis_loss)
+        if (trainer.step + 1) % self._config.check_every == 0:
+            self._check(trainer)
+        return parts | dis_parts | self._progress()
+
+    def validate(self, batch: Batch, modules: Modules) -> Scalars:
+        """Mean absolute error (of -1..1) and PSNR of held-out frames, redrawn by the best weights so far.
+
+        `l1_still` is that of the source left as it is.
+        """
+        source, target = batch["source"], batch["target"]
+        output = modules["gen"](source, target)[0].clamp(-1, 1)
+        return {
+            "l1": functional.l1_loss(output, target),
+            "l1_still": functional.l1_loss(source, target),
+            "psnr_db": psnr_db(output, target),
+        }
+
+    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+        """Columns: source, target, drawn by the best weights, by the newest."""
+        source, target = batch["source"], batch["target"]
+        drawn = (modules[name](source, target)[0] for name in ("gen", "trained"))
+        return side_by_side(source, target, *drawn)
+
+    def _progress(self) -> dict[str, Tensor]:
+        return {"held_out_best": self._stop.best, "is_finished": torch.tensor(float(self.is_finished))}
+
+    def _check(self, trainer: Trainer) -> None:
+        """Measures the held-out loss and keeps the weights when it is the lowest."""
+        if self._stop.note(self._held_out_loss(trainer)):
+            self._best.load_state_dict(self._trained.state_dict())
+
+    @torch.no_grad()
+    def _held_out_loss(self, trainer: Trainer) -> float:
+        """Loss of the newest weights without its adversarial part: mean over the checked frames."""
+        total, count, config = 0.0, 0, self._config.losses
+        for items in self._checked():
+            batch = to_device(self.collate(items), trainer.device)
+            output, _ = self._trained(batch["source"], batch["target"])
+            parts = self._losses.generator(output, batch["target"])[1]
+            loss = config.perceptual_weight * parts["perceptual"] + config.l1_weight * parts["l1"]
+            total, count = total + float(loss) * len(items), count + len(items)
+        return total / count
+
+    def _checked(self) -> Iterator[list[dict[str, Tensor]]]:
+        """The held-out items that are measured, in batches."""
+        spread = np.linspace(0, len(self.val_set) - 1, min(self._config.num_checked, len(self.val_set))).round()
+        size = self._config.train.batch_size
+        for first in range(0, len(spread), size):
+            yield [self.val_set[int(index)] for index in spread[first : first + size]]

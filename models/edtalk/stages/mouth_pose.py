@@ -1,0 +1,168 @@
+"""Stage 1: mouth and head pose driven apart from each other, learned by cross-reconstruction of pairs of faces.
+
+EDTalk section 3.2. Two people each get the mouth of the other; either must come out as it was when its mouth is taken
+from the one picture and its pose from the other. Faults of the released code are mended (see models.edtalk.mouth_swap
+and SwapPairs), and the likeness of codes is a mean over the batch like every other loss, not a sum.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, cast
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
+from models.edtalk.cross_reconstruction import Crossed, CrossReconstruction
+from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.mouth_swap import SwapOptions
+from models.edtalk.parent_state import discriminator_of, part_of
+from models.edtalk.pictures import side_by_side
+from models.edtalk.shape import Shape
+from models.edtalk.swap_pairs import SwapPairs
+from models.learner import Batch, Modules, Scalars, Trainer
+from models.losses import psnr_db
+from models.train_config import StageConfig, TrainConfig
+from storage.errors import ConfigError
+from storage.snapshot import Snapshot
+
+VERSION = 1
+PARENT = "reconstruction"
+PARENTS: tuple[str, ...] = (PARENT,)
+FEATURES: tuple[str, ...] = ("landmarks",)
+
+# What stays as it is.
+_FROZEN = {"all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec")}
+
+
+class Config(StageConfig):
+    """Settings of the stage.
+
+    Attributes:
+        shape: sizes of the networks, those of the parent.
+        losses: settings of the losses and optimisers.
+        trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
+            pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
+        feature_weight: of the likeness of codes.
+        has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
+        num_candidates: frames of which the one with the most similar pose is the partner; 1 takes any frame.
+        swap: how mouths are set into other faces.
+    """
+
+    shape: Shape = Shape()
+    losses: ImageLossConfig = ImageLossConfig()
+    trained: Literal["generator", "navigation", "all"] = "generator"
+    feature_weight: NonNegativeFloat = 1.0
+    has_rgb_residual: bool = False
+    num_candidates: PositiveInt = 16
+    swap: SwapOptions = SwapOptions()
+
+
+SMOKE = TrainConfig(
+    max_steps=10, batch_size=1, log_every=2, val_every=10, val_batches=2, picture_every=10, save_every=10
+)  # fmt: skip
+
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        "smoke": Config(
+            train=SMOKE,
+            shape=Shape(width=1 / 16, latent_dim=64),
+            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
+        ),
+        # the released script's 100 epochs of the 8,353 clips of HDTF; the paper speaks of 4,000 steps
+        "paper": Config(train=TrainConfig(max_steps=209_000, batch_size=4, num_workers=4, val_batches=20)),
+    }
+)
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """Entries of models/weights.toml that the stage needs."""
+    return config.losses.weights()
+
+
+def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "MouthPoseLearner":
+    """The learner on the clips of the splits 'train' and 'val' that show a face in two frames.
+
+    Raises:
+        ConfigError: there is no such clip to train on.
+        WeightsError: VGG-19 is asked for and its file is missing, or the parent has another shape.
+    """
+    train_set = _pairs(config, snapshot, "train")
+    try:
+        val_set = _pairs(config, snapshot, "val")
+    except ConfigError:
+        val_set = None  # faces missing in 'val' are no reason not to train
+    return MouthPoseLearner(config, train_set, val_set, parents[PARENT])
+
+
+def _pairs(config: Config, snapshot: Snapshot, split: str) -> SwapPairs:
+    return SwapPairs(snapshot, split, config.shape.size_px, config.train.seed, config.num_candidates, config.swap)
+
+
+class MouthPoseLearner:
+    """Trains 'gen' (an EDTalk without expression) against 'dis'; see models.learner.Learner for the attributes."""
+
+    def __init__(
+        self, config: Config, train_set: SwapPairs, val_set: SwapPairs | None, parent: Mapping[str, Tensor]
+    ) -> None:
+        self._feature_weight = config.feature_weight
+        generator = CrossReconstruction(config.shape, has_expression=False, has_rgb_residual=config.has_rgb_residual)
+        fit_state(generator, lia_to_edtalk(part_of(parent, "gen")), PARENT, NOT_IN_LIA)
+        for name in _FROZEN[config.trained]:
+            generator.get_submodule(name).requires_grad_(False)
+        discriminator = discriminator_of(parent, config.shape, PARENT)
+        self.modules = {"gen": generator, "dis": discriminator}
+        self.optimizers = {
+            "gen": generator_adam(generator.parameters(), config.losses),
+            "dis": discriminator_adam(discriminator.parameters(), config.losses),
+        }
+        self.averaged, self.exported = ("gen",), ("gen", "dis")
+        self.train_set, self.val_set, self.collate = train_set, val_set, default_collate
+        self._losses = ImageLosses(config.losses, discriminator)
+
+    def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
+        """One step of the generator, one of the discriminator."""
+        target = batch["target"].flatten(0, 1)
+        with trainer.autocast():
+            drawn = cast(Crossed, trainer.module("gen")(batch["source"], batch["target"], batch["swapped"]))
+            loss, parts = self._losses.generator(torch.cat([drawn.own, drawn.crossed]), torch.cat([target, target]))
+            unlike = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
+        # half: the published sum has the losses of four pictures and two pairs of codes, here means stand for both
+        trainer.update("gen", loss + self._feature_weight * (unlike["mouth"] + unlike["pose"]) / 2)
+        dis_loss, dis_parts = self._losses.discriminator(target, drawn.crossed, trainer)
+        trainer.update("dis", dis_loss)
+        return parts | dis_parts | {name: value.detach() for name, value in unlike.items()}
+
+    def validate(self, batch: Batch, modules: Modules) -> Scalars:
+        """Mean absolute error (of -1..1) and PSNR, driven by the own target (`self`) and by the swapped ones (`cross`).
+
+        `l1_still` is the error of the source left as it is, which a model has to beat. `mouth_cos` and `pose_cos` say
+        how alike the codes of both ways are; 1 is the goal.
+        """
+        drawn, target = _drawn(modules, batch), batch["target"].flatten(0, 1)
+        figures = {"l1_still": functional.l1_loss(batch["source"].flatten(0, 1), target)}
+        for name, output in (("self", drawn.own), ("cross", drawn.crossed)):
+            figures[f"l1_{name}"] = functional.l1_loss(output.clamp(-1, 1), target)
+            figures[f"psnr_{name}_db"] = psnr_db(output, target)
+        return figures | {f"{name}_cos": cosine.mean() for name, cosine in _cosines(drawn).items()}
+
+    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+        """Columns: source, target, the target with the other's mouth, driven by itself, cross-driven."""
+        given = [batch[name].flatten(0, 1) for name in ("source", "target", "swapped")]
+        drawn = _drawn(modules, batch)
+        return side_by_side(*given, drawn.own, drawn.crossed)
+
+
+def _drawn(modules: Modules, batch: Batch) -> Crossed:
+    return modules["gen"](batch["source"], batch["target"], batch["swapped"])
+
+
+def _cosines(drawn: Crossed) -> dict[str, Tensor]:
+    """[2 P] cosine of each face's own and crossed codes; that of the motion vectors is the same, as the directions are
+    orthonormal.
+    """
+    pairs = {name: (getattr(drawn.own_codes, name), getattr(drawn.crossed_codes, name)) for name in ("mouth", "pose")}
+    return {name: functional.cosine_similarity(one.float(), other.float()) for name, (one, other) in pairs.items()}

@@ -1,0 +1,219 @@
+"""Trained networks of EDTalk for use: from a run of this project, a published file, or one that was imported.
+
+A run is named by its id, the first digits of it, or its folder. The networks that are driven by sound are runs of their
+own; those that belong to a generator's run are found by what they started from.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models import checkpoint
+from models.edtalk.audio_expression import ExpressionPredictor
+from models.edtalk.checkpoints import fit_state, read_published
+from models.edtalk.model import EDTalk
+from models.edtalk.mouth_networks import MouthNetwork, mouth_network
+from models.edtalk.parent_state import has_rgb_residual, part_of
+from models.edtalk.pose_flow import PoseFlow
+from models.edtalk.predefined import folders
+from models.edtalk.shape import CORE_PX, Shape
+from storage.errors import ConfigError, StoreCorrupt, WeightsError
+from storage.keys import sha256_file
+from storage.runs import RunRecord, list_runs, load_run, run_folder
+from storage.stores import known_stores
+
+# Modules in 'model' files, and in imported ones.
+GENERATOR, MOUTH, POSE, EXPRESSION = "gen", "audio2lip", "pose_flow", "expression"
+# Files that `talkset weights import` makes, by module, best first.
+IMPORTED: dict[str, tuple[str, ...]] = {GENERATOR: ("EDTalk", "EDTalk_lip_pose"), MOUTH: ("Audio2Lip",)}
+_SUFFIXES = {".pt", ".pth", ".safetensors"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The tensors of one module.
+
+    Attributes:
+        state: its state dict, on the CPU.
+        name: of the run or file, for people, without a path.
+        sha256: of the file.
+        run: the run's record and the store it lies in, None for other files.
+    """
+
+    state: dict[str, Tensor]
+    name: str
+    sha256: str
+    run: tuple[Path, RunRecord] | None = None
+
+
+def find_weights(module: str, which: str | None = None, of: Weights | None = None) -> Weights:
+    """The tensors of a module.
+
+    Args:
+        module: one of those above.
+        which: a run, a published file, an imported one. None takes what belongs to `of`, else an imported file.
+        of: weights of the generator that the module is to drive.
+
+    Raises:
+        WeightsError: there are none, or they are damaged or of another module.
+        ConfigError: no such run, or several fit.
+    """
+    if which is None:
+        found = _companion(module, of) if of and of.run else _read_file(_imported_file(module), module)
+    elif Path(which).is_file():
+        found = _read_file(Path(which), module)
+    elif Path(which).suffix in _SUFFIXES:
+        raise WeightsError(f"{which}: no such file; name a checkpoint file or a run")
+    else:
+        found = _read_run(*_find_run(which), module)
+    if not found.state:
+        stage = f" of stage {found.run[1].key.stage!r}" if found.run else ""
+        raise WeightsError(f"{found.name}{stage} holds no {module!r}; name another run or file")
+    return found
+
+
+def generator(weights: Weights) -> EDTalk:
+    """The model that makes pictures, of the sizes that its tensors tell.
+
+    Raises:
+        WeightsError: the tensors are not those of an EDTalk model.
+    """
+    state, name = weights.state, weights.name
+    if "enc.fc.0.weight" in state:
+        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; train EDTalk's stages on it")
+    model = EDTalk(shape_of(state, name), "direction_exp.weight" in state, has_rgb_residual(state))
+    fit_state(model, state, name)
+    return model
+
+
+def mouth_model(weights: Weights) -> MouthNetwork:
+    """The network that turns sound into mouth codes; see models.edtalk.spoken_codes."""
+    return _built(mouth_network, weights)
+
+
+def pose_model(weights: Weights) -> PoseFlow:
+    """The network that makes up head motion; see models.edtalk.spoken_codes."""
+    return _built(PoseFlow.of, weights).eval()
+
+
+def expression_model(weights: Weights) -> ExpressionPredictor:
+    """The network that turns sound into expression codes; see models.edtalk.spoken_codes."""
+    return _built(ExpressionPredictor.of, weights).eval()
+
+
+def shape_of(state: Mapping[str, Tensor], name: str) -> Shape:
+    """Sizes of the networks that the tensors of a generator belong to; `name` is for the message.
+
+    Raises:
+        WeightsError: they are no generator's.
+    """
+    num_levels = sum(key.startswith("dec.to_flows.") and key.endswith(".conv.weight") for key in state)
+    heads = {"num_mouth": "lip_fc.2.weight", "num_pose": "pose_fc.2.weight", "num_expression": "exp_fc.2.weight"}
+    try:
+        sizes = {field: len(state[key]) for field, key in heads.items() if key in state}
+        width = state["dec.input.input"].shape[1] / Shape().channels(CORE_PX)
+        dim = state["dec.conv1.conv.modulation.weight"].shape[1]
+        return Shape(size_px=CORE_PX << num_levels, width=width, latent_dim=dim, **sizes)
+    except (KeyError, IndexError, ValueError, ConfigError) as error:
+        raise WeightsError(f"{name}: no generator of EDTalk ({error})") from None
+
+
+def published_tensors(path: Path) -> dict[str, Tensor]:
+    """`<module>.<key>` of a published file: of its generator or its Audio2Lip.
+
+    Raises:
+        WeightsError: see models.edtalk.checkpoints.read_published.
+    """
+    found: dict[str, Tensor] = {}
+    for module in IMPORTED:
+        try:
+            found |= {f"{module}.{key}": value for key, value in read_published(path, module).items()}
+        except WeightsError:
+            if module == MOUTH and not found:
+                raise
+    return found
+
+
+def _built(make: Callable[[Mapping[str, Tensor]], T], weights: Weights) -> T:
+    try:
+        return make(weights.state)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise WeightsError(f"{weights.name}: not the tensors it should hold ({str(error).splitlines()[0]})") from None
+
+
+def _read_file(path: Path, module: str) -> Weights:
+    try:
+        tensors = load_file(path) if path.suffix == ".safetensors" else published_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None
+    return Weights(part_of(tensors, module), path.name, sha256_file(path)[0])
+
+
+def _imported_file(module: str) -> Path:
+    names = IMPORTED.get(module, ())
+    for path in (folder / f"{name}.safetensors" for name in names for folder in folders()):
+        if path.is_file():
+            return path
+    if not names:
+        raise WeightsError(f"no weights for {module!r}: nobody has published any; train them, and name the run")
+    raise WeightsError(
+        f"no weights for {module!r}: name a run or a file, or import a published one: talkset weights import edtalk"
+        f" {names[0]}.pt"
+    )
+
+
+def _read_run(store: Path, record: RunRecord, module: str) -> Weights:
+    model = record.model()
+    tensors = checkpoint.load_tensors(run_folder(store, record.id), model)
+    return Weights(part_of(tensors, module), record.id, model.sha256, (store, record))
+
+
+def _find_run(which: str) -> tuple[Path, RunRecord]:
+    folder = Path(which).absolute()
+    if (folder / "run.json").is_file():
+        stores, digits = [folder.parents[1]], folder.name
+    else:
+        stores, digits = known_stores(), which
+    runs = [(store, run) for store in stores for run in list_runs(store) if run.key.system == "edtalk"]
+    found = [pair for pair in runs if pair[1].id == digits] or [pair for pair in runs if pair[1].id.startswith(digits)]
+    if len(found) != 1:
+        have = ", ".join(run.id for _, run in runs) or "none"
+        raise ConfigError(f"checkpoint {which!r}: no such file, and {len(found)} runs fit it (known runs: {have})")
+    return found[0]
+
+
+def _companion(module: str, of: Weights) -> Weights:
+    """The newest finished run whose model holds the module and that started from what the generator started from."""
+    assert of.run is not None
+    store, record = of.run
+    line = _ancestry(store, record)
+    for run in reversed(list_runs(store)):
+        is_kin = any(parent.run in line for parent in run.key.parents.values())
+        if run.state == "done" and is_kin and run.id not in line and _holds(store, run, module):
+            return _read_run(store, run, module)
+    raise WeightsError(
+        f"no weights for {module!r}: no finished run in {store} drives {record.id}; train it, or name one"
+    )
+
+
+def _holds(store: Path, record: RunRecord, module: str) -> bool:
+    """Whether a run's model file names the module; reads no tensor."""
+    path = run_folder(store, record.id) / record.model().file
+    try:
+        with safe_open(path, "pt") as file:
+            return any(key.startswith(f"{module}.") for key in file.keys())  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise StoreCorrupt(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def _ancestry(store: Path, record: RunRecord) -> set[str]:
+    """Ids of a run and of all it started from."""
+    parents: Sequence[str] = [parent.run for parent in record.key.parents.values()]
+    records = [found for run in parents if (found := load_run(store, run))]
+    return {record.id, *parents, *(run for found in records for run in _ancestry(store, found))}

@@ -1,0 +1,504 @@
+"""`talkset animate` from inputs to the file: the seven ways to drive, the time law, the mark, one line per fault."""
+
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner, Result
+
+from flows import animate_cli
+from models.edtalk.audio2lip import Audio2Lip
+from models.edtalk.code_sources import frame_order, smooth
+from models.edtalk.model import EDTalk
+from models.edtalk.mouth_networks import randomise
+from models.edtalk.spoken_codes import mouth_codes
+from models.edtalk.trained import MOUTH, find_weights, mouth_model
+from storage.errors import ConfigError, PreflightError, TalksetError, WeightsError
+from storage.snapshot import Snapshot
+from tasks.driving_sound import read_driving_sound
+from tasks.encode import write_audio_file
+from tasks.faces.backend import load_backend
+from tasks.paste_back import PasteBack
+from tasks.portrait import Framing, find_portrait
+from tests.models.edtalk.trained_runs import SMALL, save_all_stages
+from tests.scenes import write_scene
+from tests.synthetic_store import build_store
+
+RATE_HZ = 16_000
+app = typer.Typer()
+app.command()(animate_cli.animate)
+app.add_typer(animate_cli.edtalk_app, name="edtalk")
+app.add_typer(animate_cli.weights_app, name="weights")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def answer(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.exception or result.output
+    return result.output
+
+
+def refusal(kind: type[TalksetError], *arguments: object) -> str:
+    """The one line of an error of this kind, which the command prints before it fails."""
+    result = run(*arguments)
+    assert result.exit_code != 0
+    assert isinstance(result.exception, kind), result.exception or result.output
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+# ---- inputs, made once
+
+
+def astronaut() -> np.ndarray:
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut())[:300, 60:400]
+
+
+def shifted(rgb: np.ndarray, pixels: int) -> np.ndarray:
+    return np.roll(rgb, pixels, axis=1)
+
+
+def hum(num_samples: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Portraits, videos, sounds, codes and checkpoints."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("lab")
+    face = astronaut()
+    cv2.imwrite(str(folder / "face.png"), face[..., ::-1])
+    cv2.imwrite(str(folder / "odd.png"), face[:299, :337, ::-1])
+    cv2.imwrite(str(folder / "two.png"), np.concatenate([face, face], axis=1)[..., ::-1])
+    cv2.imwrite(str(folder / "none.png"), np.full((200, 200, 3), 90, np.uint8))
+    write_scene(folder / "drive.mp4", [shifted(face, 2 * i) for i in range(30)], hum(640 * 30, 1))
+    write_scene(folder / "mute.mp4", [shifted(face, -i) for i in range(24)])
+    write_audio_file(folder / "speech.wav", hum(640 * 40 + 100), RATE_HZ)
+    write_audio_file(folder / "silent.wav", np.zeros(16_000, np.float32), RATE_HZ)
+    torch.manual_seed(0)
+    for name, has_expression in (("full", True), ("plain", False)):
+        torch.save({"gen": calm(EDTalk(SMALL, has_expression)).state_dict()}, folder / f"{name}.pt")
+    audio2lip = Audio2Lip()
+    randomise(audio2lip.audio_encoder, torch.randn(64, 1, 80, 16))
+    torch.save({"audio2lip": audio2lip.state_dict()}, folder / "Audio2Lip.pt")
+    (folder / "edtalk").mkdir()
+    for index, name in enumerate(("happy", "sad")):
+        codes = np.random.default_rng(index).standard_normal((1, 10)).astype(np.float32)
+        np.save(folder / "edtalk" / f"{name}.npy", 3 * codes)
+    np.save(folder / "pose.npy", np.random.default_rng(0).standard_normal((17, 6)).astype(np.float32))
+    return folder
+
+
+def calm(model: EDTalk) -> EDTalk:
+    with torch.no_grad():
+        for to_flow in model.dec.to_flows:
+            to_flow.conv.weight.mul_(0.05)
+    return model
+
+
+_load_backend_once = cache(load_backend)
+
+
+@pytest.fixture(autouse=True)
+def _weights(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.animate.load_backend", _load_backend_once)
+    monkeypatch.setenv("TALKSET_WEIGHTS", str(lab))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def make(lab: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Animates a file of the laboratory on the CPU with the small checkpoints; the full one unless told."""
+
+    def animated(source: str, *options: object, model: str = "full") -> Path:
+        out = tmp_path / "new" / "out.mp4"
+        names = {path.name for path in lab.iterdir() if path.is_file()}
+        given = [lab / str(option) if option in names else option for option in options]
+        checkpoints = ("--checkpoint", lab / f"{model}.pt", "--mouth-checkpoint", lab / "Audio2Lip.pt")
+        answer("animate", lab / source, "--out", out, "--device", "cpu", *checkpoints, *given)
+        return out
+
+    return animated
+
+
+def decode(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[N] mean absolute difference per frame."""
+    return np.abs(first.astype(float) - second).mean(axis=(1, 2, 3))
+
+
+# ---- the file
+
+
+def test_the_file_obeys_the_time_law_and_says_what_it_is(make, lab: Path) -> None:
+    path = make("face.png", "--audio", "speech.wav", "--expression", "happy")
+    with av.open(str(path)) as container:
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, video.average_rate, video.frames) == ("h264", 25, 40)
+        assert (sound.codec_context.name, sound.rate, sound.codec_context.channels) == ("aac", RATE_HZ, 1)
+        assert sound.duration * sound.time_base == pytest.approx(40 / 25)
+        assert round(sound.duration * sound.time_base * RATE_HZ) == 640 * 40
+        assert container.metadata["comment"].startswith("synthetic: generated by talkset edtalk ")
+        assert "full.pt" in container.metadata["comment"]
+        assert str(lab) not in container.metadata["comment"]
+        frames = list(container.decode(video))
+    assert [frame.pts * frame.time_base for frame in frames] == [Fraction(index, 25) for index in range(40)]
+    assert (frames[0].width, frames[0].height) == (32, 32)
+    with av.open(str(path)) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert 640 * 40 <= len(samples) < 640 * 40 + 1024, "AAC comes in blocks of 1024"
+    assert np.corrcoef(samples[: 640 * 40], hum(640 * 40))[0, 1] > 0.95
+    assert [entry.name for entry in path.parent.iterdir()] == ["out.mp4"]
+
+
+# ---- the seven ways
+
+
+def test_sound_pose_video_and_expression_video(make) -> None:
+    """A: the pose is held at its end; the expression loses its last 20 frames and runs back and forth."""
+    path = make(
+        "face.png", "--audio", "speech.wav", "--pose", "drive.mp4", "--expression", "drive.mp4", "--save-codes", "codes"
+    )
+    assert len(decode(path)) == 40
+    mouth, pose, expression = (np.load(f"codes/{part}.npy") for part in ("mouth", "pose", "expression"))
+    assert (mouth.shape, pose.shape, expression.shape) == ((40, 20), (40, 6), (40, 10))
+    assert np.ptp(pose[:30], axis=0).min() > 0
+    assert not np.ptp(pose[29:], axis=0).any()
+    order = frame_order(30, 40, "mirror-drop-tail")
+    assert order.max() == 9
+    assert np.array_equal(expression, expression[:10][order])
+
+
+def test_sound_pose_video_and_named_expression(make) -> None:
+    happy, sad = (
+        decode(make("face.png", "--audio", "speech.wav", "--pose", "drive.mp4", "--expression", name))
+        for name in ("happy", "sad")
+    )
+    assert len(happy) == 40
+    assert difference(happy, sad).min() > 0.5
+
+
+def test_mouth_pose_and_expression_videos(make) -> None:
+    """V: as long as the mouth's video, with its sound."""
+    path = make("face.png", "--mouth", "drive.mp4", "--pose", "mute.mp4", "--expression", "mute.mp4")
+    with av.open(str(path)) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert len(decode(path)) == 30
+    assert np.corrcoef(samples[: 640 * 30], hum(640 * 30, 1))[0, 1] > 0.9
+
+
+def test_mouth_and_pose_videos_and_named_expression(make) -> None:
+    path = make(
+        "face.png", "--mouth", "mute.mp4", "--pose", "drive.mp4", "--expression", "happy", "--save-codes", "codes"
+    )
+    with av.open(str(path)) as container:
+        assert not container.streams.audio
+        assert container.streams.video[0].frames == 24
+    assert np.load("codes/pose.npy").shape == (24, 6)
+
+
+@pytest.mark.parametrize("pose", ["fixed", "drive.mp4"])
+@pytest.mark.parametrize("mouth", [("--audio", "speech.wav"), ("--mouth", "mute.mp4")])
+def test_the_model_without_expression(make, pose: str, mouth: tuple[str, str]) -> None:
+    frames = decode(make("face.png", *mouth, "--pose", pose, "--pose-length", "mirror", model="plain"))
+    assert len(frames) == (40 if mouth[0] == "--audio" else 24)
+    assert difference(frames[1:], frames[:-1]).max() > 0
+
+
+def test_the_lips_of_a_video_are_changed(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame is both identity and pose; a video that is too short runs back and forth."""
+    monkeypatch.setattr("flows.animate.CRF", 1)
+    frames = decode(make("mute.mp4", "--audio", "speech.wav", "--mouth", "fixed", model="plain"))
+    assert len(frames) == 40
+    order = frame_order(24, 40, "mirror")
+    assert order[30] == 16
+    assert difference(frames[24:40], frames[order[24:40]]).max() < 4, "the same frames, compressed anew"
+    assert difference(frames[:1], frames[12:13]).max() > 4
+    spoken = decode(make("mute.mp4", "--audio", "speech.wav", model="plain"))
+    assert len(spoken) == 40
+
+
+# ---- options
+
+
+def test_intensity_and_change_over_time(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.animate.CRF", 1)
+
+    def frames(*options: str) -> np.ndarray:
+        return decode(make("face.png", "--audio", "speech.wav", "--seconds", "0.8", "--mouth", "fixed", *options))
+
+    own, happy, none = frames(), frames("--expression", "happy"), frames("--expression", "happy", "--intensity", "0")
+    assert len(own) == 20
+    assert difference(own, none).max() < 0.5
+    assert difference(own, happy).min() > 2
+    changing = frames("--expression", "0:own, 0.6:happy")
+    away = difference(changing, own)
+    assert away[0] < 1
+    assert np.corrcoef(away[:16], np.arange(16))[0, 1] > 0.9
+    assert difference(changing, happy)[15:].max() < 1.5
+    many = ", ".join(f"{index / 10}:happy*{index % 3}" for index in range(40))
+    assert len(many) > 400
+    assert len(frames("--expression", many)) == 20
+
+
+def test_codes_from_files_and_pictures_and_relative_driving(make) -> None:
+    make("face.png", "--audio", "speech.wav", "--pose", "pose.npy", "--expression", "face.png", "--save-codes", "a")
+    pose, given = np.load("a/pose.npy"), np.load(Path(os.environ["TALKSET_WEIGHTS"]) / "pose.npy")
+    assert np.array_equal(pose, given[frame_order(17, 40, "hold")])
+    assert np.load("a/expression.npy").shape == (40, 10)
+    make("face.png", "--mouth", "drive.mp4", "--pose", "drive.mp4", "--save-codes", "b")
+    make("face.png", "--mouth", "drive.mp4", "--pose", "drive.mp4", "--relative", "--save-codes", "c")
+    make("face.png", "--audio", "speech.wav", "--save-codes", "own")
+    own, absolute, relative = (np.load(f"{name}/pose.npy") for name in ("own", "b", "c"))
+    assert own.shape == (1, 6)
+    np.testing.assert_allclose(relative, absolute - absolute[:1] + own, atol=1e-5)
+    assert np.abs(relative - absolute).max() > 1e-4
+
+
+@pytest.mark.parametrize("source", ["face.png", "odd.png", "mute.mp4"])
+def test_paste_back_shows_the_whole_source(make, lab: Path, source: str) -> None:
+    frames = decode(make(source, "--audio", "speech.wav", "--seconds", "0.4", "--paste-back"))
+    portrait = find_portrait(lab / source, lambda: _load_backend_once("dlib"), Framing())
+    height, width = portrait.shape
+    assert frames.shape == (10, height + height % 2, width + width % 2, 3)
+    whole = np.stack([portrait.picture] * 10) if portrait.picture is not None else decode(lab / source)[:10]
+    paste = PasteBack(portrait.shots[0].box, portrait.shape)
+    mask = np.zeros(portrait.shape)
+    mask[paste.region] = paste.mask
+    away = np.abs(frames[:, :height, :width].astype(float) - whole).mean(axis=(0, 3))
+    outside = np.ones_like(mask, bool)
+    x0, y0, side = portrait.shots[0].box
+    outside[max(0, y0 - 8) : y0 + side + 8, max(0, x0 - 8) : x0 + side + 8] = False
+    assert away[outside].mean() < 3, "only compression changes it"
+    assert away[mask > 0.95].mean() > 10
+
+
+def test_an_enhancer_doubles_the_picture(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.animate.load_enhancer", lambda: lambda picture: picture.repeat(2, 0).repeat(2, 1))
+    assert decode(make("face.png", "--audio", "speech.wav", "--seconds", "0.2", "--enhance")).shape == (5, 64, 64, 3)
+
+
+def test_inputs_that_are_squares_already(make) -> None:
+    frames = decode(make("none.png", "--mouth", "mute.mp4", "--cropped", "--seconds", "0.2"))
+    assert frames.shape == (5, 32, 32, 3)
+
+
+def test_codes_of_single_windows_are_smoothed(make, lab: Path) -> None:
+    make("face.png", "--audio", "speech.wav", "--save-codes", "codes")
+    sound = read_driving_sound(lab / "speech.wav")
+    network = mouth_model(find_weights(MOUTH, str(lab / "Audio2Lip.pt")))
+    raw = mouth_codes(network, sound.mel, sound.num_frames)
+    np.testing.assert_allclose(np.load("codes/mouth.npy"), smooth(raw), atol=1e-4)
+    assert (smooth(raw) - raw).abs().max() > 1e-2
+
+
+def test_sound_may_go_with_a_mouth_from_elsewhere(make) -> None:
+    """As long as the mouth's video; of the sound what fits, then silence."""
+    path = make("face.png", "--mouth", "mute.mp4", "--audio", "drive.mp4", "--save-codes", "codes")
+    with av.open(str(path)) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert np.load("codes/mouth.npy").shape == (24, 20)
+    assert np.corrcoef(samples[: 640 * 24], hum(640 * 30, 1)[: 640 * 24])[0, 1] > 0.9
+
+
+# ---- runs of this project
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "store"
+    build_store(path, clips_per_subject=6, num_frames=(6, 7, 8))
+    save_all_stages(path)
+    return path
+
+
+def run_of(store: Path, stage: str) -> Path:
+    return next(path for path in (store / "runs").iterdir() if path.name.startswith(f"edtalk-{stage}-"))
+
+
+def test_a_trained_run_drives_all_from_sound(lab: Path, store: Path, tmp_path: Path) -> None:
+    """The networks for mouth, head and expression are those that were trained for the generator."""
+    out = tmp_path / "out.mp4"
+    common = (
+        "animate",
+        lab / "face.png",
+        "--audio",
+        lab / "speech.wav",
+        "--out",
+        out,
+        "--checkpoint",
+        run_of(store, "expression"),
+    )
+    answer(*common, "--pose", "generated", "--expression", "generated", "--save-codes", "a")
+    assert len(decode(out)) == 40
+    pose, expression = np.load("a/pose.npy"), np.load("a/expression.npy")
+    sound = read_driving_sound(lab / "speech.wav")
+    network = mouth_model(find_weights(MOUTH, str(run_of(store, "audio2mouth"))))
+    raw = mouth_codes(network, sound.mel, sound.num_frames)
+    np.testing.assert_allclose(
+        np.load("a/mouth.npy"), raw, atol=1e-4, err_msg="the temporal network needs no smoothing"
+    )
+    assert (pose.shape, expression.shape) == ((40, 6), (40, 10))
+    assert np.ptp(pose, axis=0).min() > 0
+    answer(*common, "--pose", "generated", "--seed", "1", "--expression", "happy", "--save-codes", "b")
+    assert not np.array_equal(np.load("b/pose.npy")[1:], pose[1:])
+    answer(*common, "--expression", "angry", "--save-codes", "c")
+    assert np.abs(np.load("c/expression.npy") - np.load("b/expression.npy")).max() > 0.1
+    with av.open(str(out)) as container:
+        assert run_of(store, "expression").name in container.metadata["comment"]
+    assert "was trained on angry, happy" in refusal(ConfigError, *common, "--expression", "sad")
+
+
+def test_a_run_without_a_network_for_expressions_says_so(lab: Path, store: Path, tmp_path: Path) -> None:
+    arguments = ("animate", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "a.mp4")
+    message = refusal(ConfigError, *arguments, "--checkpoint", run_of(store, "mouth_pose"), "--expression", "happy")
+    assert "has no expression bank" in message
+
+
+def test_new_expression_weights_are_measured_and_used(lab: Path, store: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TALKSET_STORES", str(store))
+    checkpoint = run_of(store, "expression").name
+    dataset = Snapshot.open(store).body.dataset
+    told = answer("edtalk", "expression-weights", dataset, "angry", "--checkpoint", checkpoint, "--out", "mine.npy")
+    assert "num_clips: " in told
+    codes = np.load("mine.npy")
+    assert (codes.shape, codes.dtype) == ((1, 10), np.float32)
+    common = (
+        "animate",
+        lab / "face.png",
+        "--audio",
+        lab / "speech.wav",
+        "--out",
+        tmp_path / "a.mp4",
+        "--checkpoint",
+        checkpoint,
+    )
+    answer(*common, "--expression", "mine.npy", "--seconds", "0.2", "--save-codes", "c")
+    np.testing.assert_allclose(np.load("c/expression.npy"), codes.repeat(5, 0), atol=1e-6)
+    assert "no clip labelled 'bored'" in refusal(
+        ConfigError, "edtalk", "expression-weights", dataset, "bored", "--checkpoint", checkpoint
+    )
+
+
+def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("TALKSET_WEIGHTS")
+    common = (
+        "animate",
+        lab / "face.png",
+        "--audio",
+        lab / "speech.wav",
+        "--out",
+        tmp_path / "a.mp4",
+        "--seconds",
+        "0.2",
+    )
+    assert "talkset weights import edtalk EDTalk.pt" in refusal(WeightsError, *common)
+    told = answer("weights", "import", "edtalk", lab / "full.pt")
+    assert "name: EDTalk\n" in told
+    assert "sha256: " in told
+    assert "talkset weights import edtalk Audio2Lip.pt" in refusal(WeightsError, *common)
+    answer("weights", "import", "edtalk", lab / "Audio2Lip.pt")
+    answer(*common)
+    listing = answer("weights", "list")
+    assert "EDTalk: " in listing
+    assert "Audio2Lip: " in listing
+    assert "not for commercial use" in listing
+    assert "dlib68: " in listing
+    assert "put happy.npy into" in refusal(WeightsError, *common, "--expression", "happy")
+
+
+# ---- one line
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (PreflightError, {"source": "none.png"}, "no face found"),
+        (PreflightError, {"source": "two.png"}, "2 faces"),
+        (PreflightError, {"source": "speech.wav"}, "no video or audio container of a known kind"),
+        (PreflightError, {"source": "absent.png"}, "No such file"),
+        (PreflightError, {"--audio": "silent.wav"}, "silent"),
+        (PreflightError, {"--audio": "mute.mp4"}, "no sound"),
+        (PreflightError, {"--audio": "absent.wav"}, "No such file"),
+        (PreflightError, {"--pose": "none.png"}, "no face found"),
+        (PreflightError, {"--pose": "absent.mp4"}, "No such file"),
+        (ConfigError, {"--pose": "edtalk/happy.npy"}, "expected [n, 6]"),
+        (ConfigError, {"--expression": "hapy"}, "no expression 'hapy'"),
+        (ConfigError, {"--expression": "0:happy,x:sad"}, "write NAME"),
+        (WeightsError, {"--expression": "fear"}, "put fear.npy into"),
+        (WeightsError, {"--pose": "generated"}, "nobody has published any"),
+        (WeightsError, {"--checkpoint": "Audio2Lip.pt"}, "holds no 'gen'"),
+        (WeightsError, {"--checkpoint": "absent.pt"}, "no such file"),
+        (WeightsError, {"--mouth-checkpoint": "full.pt"}, "holds no 'audio2lip'"),
+        (ConfigError, {"--checkpoint": "edtalk-nothing"}, "0 runs fit it"),
+        (ConfigError, {"--out": "out.avi"}, "let its name end in .mp4"),
+        (ConfigError, {"--intensity": "nan"}, "--intensity nan"),
+        (ConfigError, {"--device": "cuda:99"}, "device 'cuda:99'"),
+        (ConfigError, {"--audio": None}, "nothing says how long"),
+        (ConfigError, {"--audio": None, "--pose": "generated"}, "name one with --audio"),
+        (ConfigError, {"--enhance": ""}, "no face enhancer is installed"),
+        (ConfigError, {"--face-backend": "eyes"}, "no face backend"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_no_file(
+    lab: Path, tmp_path: Path, kind: type[TalksetError], options: dict[str, str | None], message: str
+) -> None:
+    given = {
+        "--audio": "speech.wav",
+        "--checkpoint": "full.pt",
+        "--mouth-checkpoint": "Audio2Lip.pt",
+        "--out": "out.mp4",
+    }
+    given |= {name: value for name, value in options.items() if name != "source"}
+    inputs = {"--audio", "--pose", "--checkpoint", "--mouth-checkpoint"}
+    arguments = ["animate", str(lab / options.get("source", "face.png"))]  # type: ignore[operator]
+    for name, value in given.items():
+        is_file = name in inputs and value and "." in value
+        arguments += [] if value is None else [name, *([str(lab / value) if is_file else value] if value else [])]
+    assert message in refusal(kind, *arguments)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_two_faces_may_be_wanted(make) -> None:
+    assert len(decode(make("two.png", "--mouth", "mute.mp4", "--largest-face", "--seconds", "0.2"))) == 5
+
+
+def test_the_source_is_not_overwritten(lab: Path) -> None:
+    before = (lab / "mute.mp4").read_bytes()
+    assert "is the source itself" in refusal(ConfigError, "animate", lab / "mute.mp4", "--out", lab / "mute.mp4")
+    assert (lab / "mute.mp4").read_bytes() == before
+
+
+def test_an_old_result_survives_a_failure(lab: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    refusal(
+        PreflightError,
+        "animate",
+        lab / "none.png",
+        "--audio",
+        lab / "speech.wav",
+        "--out",
+        tmp_path / "out.mp4",
+        "--checkpoint",
+        lab / "full.pt",
+    )
+    assert (tmp_path / "out.mp4").read_bytes() == b"old"

@@ -1,0 +1,63 @@
+"""What the tests of the image stages share: tiny networks, a store, parents that were drawn at random, a fixed batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.edtalk.image_training import ImageLossConfig
+from models.edtalk.shape import Shape
+from models.engine import Engine
+
+SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
+LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
+
+
+def under(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module as a 'model' file has them."""
+    return {f"{name}.{key}": value.clone() for key, value in module.state_dict().items()}
+
+
+def some_items(learner: Any, count: int) -> dict[str, Tensor]:
+    return learner.collate([learner.train_set[index % len(learner.train_set)] for index in range(count)])
+
+
+def losses_on(learner: Any, train: Any, batch: dict[str, Tensor], num_steps: int) -> list[float]:
+    """Perceptual and pixel loss of each step on one batch."""
+    engine, losses = Engine(learner, train), []
+    for _ in range(num_steps):
+        scalars = learner.train_step(batch, engine)
+        losses.append(float(scalars["perceptual"] + scalars["l1"]))
+    return losses
+
+
+def has_fallen(losses: list[float], share: float) -> bool:
+    """Whether the last fifth is below `share` of the first fifth."""
+    part = len(losses) // 5
+    return sum(losses[-part:]) < share * sum(losses[:part])
+
+
+def changed(learner: Any, train: Any, num_steps: int, module: str = "gen") -> set[str]:
+    """Names of the module's tensors that are not bit-equal after so many steps."""
+    before = {key: value.clone() for key, value in learner.modules[module].state_dict().items()}
+    engine = Engine(learner, train)
+    for _, batch in zip(range(num_steps), engine.batches(), strict=False):
+        engine.advance(batch)
+    return {key for key, value in learner.modules[module].state_dict().items() if not torch.equal(value, before[key])}
+
+
+def resumes_exactly(build: Callable[[], Any], train: Any, num_before: int) -> bool:
+    """Whether a training that is taken up from its state after some steps ends with the weights of an unbroken one."""
+    engines = [Engine(build(), train) for _ in range(3)]
+    unbroken, first, second = engines
+    for batch in unbroken.batches():
+        unbroken.advance(batch)
+    for _, batch in zip(range(num_before), first.batches(), strict=False):
+        first.advance(batch)
+    second.restore(*first.state())
+    for batch in second.batches():
+        second.advance(batch)
+    expected, found = unbroken.state()[0], second.state()[0]
+    assert expected.keys() == found.keys()
+    return all(torch.equal(value, found[key]) for key, value in expected.items())

@@ -1,0 +1,82 @@
+"""Published files taken into use: what is written is what was read, and inference finds it."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.edtalk.audio2lip import Audio2Lip
+from models.edtalk.lia import Lia
+from models.edtalk.model import EDTalk
+from models.edtalk.published_files import import_published, imported
+from models.edtalk.trained import GENERATOR, MOUTH, find_weights, generator, mouth_model
+from storage.errors import ConfigError, WeightsError
+from storage.keys import sha256_file
+from tests.models.edtalk.trained_runs import SMALL
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TALKSET_WEIGHTS", raising=False)
+    return tmp_path / "cache" / "talkset" / "weights" / "edtalk"
+
+
+def save(path: Path, **parts: nn.Module) -> Path:
+    content = {name: module.state_dict() for name, module in parts.items()}
+    torch.save(content | {"args": argparse.Namespace(lr=0.002), "g_optim": {"state": {0: torch.zeros(1)}}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("EDTalk", EDTalk(SMALL)), ("EDTalk_lip_pose", EDTalk(SMALL, has_expression=False)), ("LIA", Lia(SMALL))],
+)
+def test_a_generator_is_imported_under_its_name(tmp_path: Path, cache: Path, name: str, model: nn.Module) -> None:
+    path = save(tmp_path / "some name.pt", gen=model, dis=nn.Linear(1, 1))
+    answer = import_published("edtalk", path)
+    target = cache / f"{name}.safetensors"
+    assert answer["name"] == name
+    assert answer["path"] == str(target)
+    assert answer["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert answer["source_sha256"] == sha256_file(path)[0]
+    assert answer["sha256"] == sha256_file(target)[0]
+    assert "commercial" in str(answer["licence"])
+    assert [entry.name for entry in cache.iterdir()] == [target.name], "no temporary file is left"
+    assert imported() == [{key: str(answer[key]) for key in ("name", "path", "licence", "source_sha256")}]
+    state = find_weights(GENERATOR, str(target)).state
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_inference_finds_what_was_imported_and_prefers_the_full_model(tmp_path: Path) -> None:
+    audio = Audio2Lip()
+    import_published("edtalk", save(tmp_path / "a.pt", gen=EDTalk(SMALL, has_expression=False)))
+    assert find_weights(GENERATOR).name == "EDTalk_lip_pose.safetensors"
+    import_published("edtalk", save(tmp_path / "b.pt", gen=EDTalk(SMALL)))
+    import_published("edtalk", save(tmp_path / "c.pt", audio2lip=audio))
+    assert generator(find_weights(GENERATOR)).has_expression
+    found = mouth_model(find_weights(MOUTH))
+    assert all(torch.equal(value, audio.state_dict()[key]) for key, value in found.state_dict().items())
+    assert {entry["name"] for entry in imported()} == {"EDTalk", "EDTalk_lip_pose", "Audio2Lip"}
+
+
+def test_a_tensor_too_few_or_too_many_is_refused(tmp_path: Path, cache: Path) -> None:
+    model = EDTalk(SMALL)
+    state = model.state_dict()
+    del state["fc.3.bias"]
+    torch.save({"gen": state | {"extra": torch.zeros(1)}}, tmp_path / "EDTalk.pt")
+    with pytest.raises(WeightsError, match=r"1 missing \(fc.3.bias\); 1 unknown \(extra\)"):
+        import_published("edtalk", tmp_path / "EDTalk.pt")
+    assert not cache.exists()
+
+
+def test_other_systems_and_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no published weights are known for 'emogene'"):
+        import_published("emogene", tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match="no such file"):
+        import_published("edtalk", tmp_path / "x.pt")
+    torch.save({"model": {}}, tmp_path / "y.pt")
+    with pytest.raises(WeightsError, match="it holds model"):
+        import_published("edtalk", tmp_path / "y.pt")

@@ -1,0 +1,146 @@
+"""Networks found by run, by file, and by what they belong to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.edtalk import trained
+from models.edtalk.audio2lip import Audio2Lip
+from models.edtalk.lia import Lia
+from models.edtalk.model import EDTalk
+from models.edtalk.pose_flow import PoseFlow
+from models.edtalk.shape import Shape
+from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
+from models.edtalk.trained import EXPRESSION, GENERATOR, MOUTH, POSE, find_weights, generator
+from storage.errors import ConfigError, StoreCorrupt, WeightsError
+from storage.runs import run_folder
+from tests.models.edtalk.trained_runs import SMALL, mouth_network, pose_network, save_all_stages
+
+
+@pytest.fixture(autouse=True)
+def _nothing_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TALKSET_WEIGHTS", raising=False)
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("options", [{}, {"has_expression": False}, {"has_rgb_residual": True}])
+def test_a_generator_comes_back_from_a_file(tmp_path: Path, suffix: str, options: dict[str, bool]) -> None:
+    model, path = EDTalk(SMALL, **options), tmp_path / f"model{suffix}"
+    if suffix == ".safetensors":
+        save_file({f"gen.{key}": value for key, value in model.state_dict().items()}, path)
+    else:
+        torch.save({"gen": model.state_dict()}, path)
+    weights = find_weights(GENERATOR, str(path))
+    assert same(generator(weights), model)
+    assert (weights.name, len(weights.sha256), weights.run) == (path.name, 64, None)
+
+
+@pytest.mark.parametrize(
+    "shape", [Shape(), SMALL, Shape(size_px=64, width=0.3, latent_dim=40, num_mouth=9, num_pose=8, num_expression=7)]
+)
+def test_sizes_are_told_by_the_tensors(shape: Shape) -> None:
+    with torch.device("meta"):
+        model, lia = EDTalk(shape), Lia(shape)
+    found = trained.shape_of(model.state_dict(), "file")
+    assert found.model_copy(update={"width": shape.width}) == shape
+    assert found.channels_down == shape.channels_down
+    assert trained.shape_of(lia.state_dict(), "file").channels_down == shape.channels_down
+
+
+def test_runs_are_found_by_id_digits_and_folder(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = save_all_stages(store)
+    monkeypatch.setenv("TALKSET_STORES", str(store))
+    run = runs["expression"]
+    for which in (run.id, run.id[:-3], str(run_folder(store, run.id))):
+        weights = find_weights(GENERATOR, which)
+        assert (weights.name, weights.sha256) == (run.id, run.model().sha256)
+        assert generator(weights).has_expression
+    assert not generator(find_weights(GENERATOR, runs["mouth_pose"].id)).has_expression
+    with pytest.raises(ConfigError, match=r"'edtalk-': no such file, and 7 runs fit it \(known runs: edtalk-"):
+        find_weights(GENERATOR, "edtalk-")
+    monkeypatch.setenv("TALKSET_STORES", str(store / "nowhere"))
+    with pytest.raises(ConfigError, match="0 runs fit it"):
+        find_weights(GENERATOR, run.id)
+    assert find_weights(GENERATOR, str(run_folder(store, run.id))).name == run.id
+
+
+@pytest.mark.parametrize("stage", ["mouth_pose", "expression", "finetune"])
+def test_networks_for_sound_are_found_by_what_they_started_from(store: Path, stage: str) -> None:
+    runs = save_all_stages(store)
+    weights = find_weights(GENERATOR, str(run_folder(store, runs[stage].id)))
+    assert find_weights(MOUTH, None, weights).name == runs["audio2mouth"].id
+    assert find_weights(POSE, None, weights).name == runs["audio2pose"].id
+    if stage == "mouth_pose":
+        with pytest.raises(
+            WeightsError, match=r"no weights for 'expression': no finished run .* drives edtalk-mouth_pose"
+        ):
+            find_weights(EXPRESSION, None, weights)
+    else:
+        assert find_weights(EXPRESSION, None, weights).name == runs["audio2expression"].id
+
+
+def test_a_run_of_another_line_does_not_belong(store: Path) -> None:
+    runs = save_all_stages(store)
+    weights = find_weights(GENERATOR, str(run_folder(store, runs["reconstruction"].id)))
+    with pytest.raises(WeightsError, match="no finished run"):
+        find_weights(MOUTH, None, weights)
+
+
+def test_networks_for_sound_are_built_as_they_were() -> None:
+    mouth, pose, compatible = mouth_network(), pose_network(), Audio2Lip()
+    made = [
+        trained.mouth_model(trained.Weights(mouth.state_dict(), "a", "")),
+        trained.pose_model(trained.Weights(pose.state_dict(), "b", "")),
+        trained.mouth_model(trained.Weights(compatible.state_dict(), "c", "")),
+    ]
+    for network, original, kind in zip(
+        made, (mouth, pose, compatible), (TemporalAudio2Lip, PoseFlow, Audio2Lip), strict=True
+    ):
+        assert isinstance(network, kind)
+        assert same(network, original)
+        assert not network.training
+    with pytest.raises(WeightsError, match="b: not the tensors it should hold"):
+        trained.pose_model(trained.Weights({"rest": torch.zeros(6)}, "b", ""))
+
+
+def test_what_cannot_be_used_is_one_line(tmp_path: Path, store: Path) -> None:
+    runs = save_all_stages(store)
+    text = tmp_path / "text.safetensors"
+    text.write_text("no tensors")
+    torch.save({"gen": Lia(SMALL).state_dict()}, tmp_path / "vox.pt")
+    torch.save({"gen": {"a": torch.zeros(1)}}, tmp_path / "other.pt")
+    torch.save({"audio2lip": Audio2Lip().state_dict()}, tmp_path / "Audio2Lip.pt")
+    cases = {
+        None: r"no weights for 'gen': .*talkset weights import edtalk EDTalk\.pt",
+        str(tmp_path / "absent.pt"): "absent.pt: no such file",
+        str(text): "not a readable checkpoint",
+        str(tmp_path / "vox.pt"): "holds LIA's generator",
+        str(tmp_path / "other.pt"): "no generator of EDTalk",
+        str(tmp_path / "Audio2Lip.pt"): "holds no 'gen'",
+        str(run_folder(store, runs["audio2mouth"].id)): "of stage 'audio2mouth' holds no 'gen'",
+    }
+    for which, message in cases.items():
+        with pytest.raises(WeightsError, match=message) as error:
+            generator(find_weights(GENERATOR, which))
+        assert "\n" not in str(error.value)
+    with pytest.raises(WeightsError, match="nobody has published any"):
+        find_weights(POSE)
+
+
+def test_a_damaged_run_is_noticed(store: Path) -> None:
+    run = save_all_stages(store)["expression"]
+    path = run_folder(store, run.id) / run.model().file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreCorrupt, match="sha256"):
+        find_weights(GENERATOR, str(run_folder(store, run.id)))
