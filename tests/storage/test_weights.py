@@ -8,7 +8,7 @@ import pytest
 from storage import weights
 from storage.errors import WeightsError
 
-NAMES = {"face_landmarker", "dlib68", "2dfan4", "s3fd", "vgg19", "syncnet_v2", "hubert"}
+NAMES = {"wav2lip", "wav2lip_syncnet", "face_landmarker", "dlib68", "2dfan4", "s3fd", "vgg19", "syncnet_v2", "hubert"}
 
 
 @pytest.fixture(autouse=True)
