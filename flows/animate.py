@@ -29,8 +29,8 @@ from models.edtalk.animator import Animator, Tracks
 from models.edtalk.code_sources import LengthRule, frame_order
 from models.edtalk.navigation import Codes
 from models.edtalk.trained import GENERATOR, Weights, find_weights, generator
-from models.environment import choose_device
 from models.ranks import Ranks
+from models.training.environment import choose_device
 from storage.errors import ConfigError, PreflightError
 from storage.files import make_dir, out_of_space
 from storage.timelaw import FPS, SAMPLE_RATE_HZ, num_samples

@@ -20,7 +20,7 @@ def measure_expression(
         out: .npy file.
         level: of intensity, None takes all.
         checkpoint: of the generator, see models.edtalk.trained.find_weights.
-        device: see models.environment.choose_device.
+        device: see models.training.environment.choose_device.
         is_quiet: no progress on the terminal.
 
     Returns:
@@ -36,8 +36,8 @@ def measure_expression(
     from models.edtalk.animator import Animator
     from models.edtalk.predefined import mean_expression
     from models.edtalk.trained import GENERATOR, find_weights, generator
-    from models.environment import choose_device
     from models.ranks import Ranks
+    from models.training.environment import choose_device
 
     if out.suffix != ".npy":
         raise ConfigError(f"--out {out}: let its name end in .npy")

@@ -60,14 +60,14 @@ def train_stages(
     """The same without Prefect: every stage after those it starts from.
 
     Args:
-        fit: stands in for models.fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
+        fit: stands in for models.training.fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
 
     Raises:
         ConfigError: no such system, snapshot, stage or preset.
     """
-    from models.fit import fit_stage
     from models.stages import discover
     from models.stages import preset as find_preset
+    from models.training.fit import fit_stage
 
     data, found, done = find_snapshot(snapshot), discover(system), dict[str, RunRecord]()
     for name in chosen_stages(found, system, stages):
@@ -85,7 +85,7 @@ def fit(
     parents: Mapping[str, RunRecord], code_version: str, device: Device, is_quiet: bool,
 ) -> RunRecord:  # fmt: skip
     """Fit one stage, or find that it is fitted. Called, not submitted: it must hear signals in the main thread."""
-    from models.fit import fit_stage
+    from models.training.fit import fit_stage
 
     record = fit_stage(store, snapshot_id, system, stage, config, preset, parents, code_version, device, is_quiet)
     run_logger().info("%s %s: run %s is %s, %s", system, stage, record.id, record.state, record.metrics)
@@ -109,7 +109,7 @@ def chosen_stages(found: Mapping[str, Any], system: str, stages: Sequence[str] |
 
 
 def _gpu_slot(device: Device) -> AbstractContextManager[Any]:
-    """A slot of the server's limit for runs of a deployment that may use a GPU; models.gpu_lock has the last word."""
+    """A slot of the server's limit for deployed runs that may use a GPU; models.training.gpu_lock has the last word."""
     import torch
 
     if deployment.id is None or device == "cpu" or not torch.cuda.is_available():

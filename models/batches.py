@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.learner import Batch
-from models.signals import leave_to_parent
+from models.training.signals import leave_to_parent
 
 
 def batch_loader(

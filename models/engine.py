@@ -1,9 +1,9 @@
 """Engine: a learner in training, one step after the other, on one process or many; all of its state can be taken out.
 
 What a learner learns is its own business (models/learner.py). Around it the engine keeps devices, precision, gradients
-of several processes, averaged weights and the place in the data; models/loop.py logs, validates and saves. A training
-resumed from a state equals one that was never interrupted, bit for bit on the CPU: nothing random outlives a step,
-because every step seeds the generators from (seed, step, rank).
+of several processes, averaged weights and the place in the data; models/training/loop.py logs, validates and saves. A
+training resumed from a state equals one that was never interrupted, bit for bit on the CPU: nothing random outlives a
+step, because every step seeds the generators from (seed, step, rank).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

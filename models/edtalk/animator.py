@@ -20,7 +20,7 @@ from models.edtalk.expression import ExpressionBlock
 from models.edtalk.generator import Source
 from models.edtalk.model import EDTalk
 from models.edtalk.navigation import Codes
-from models.host_memory import reuse_large_blocks
+from models.training.host_memory import reuse_large_blocks
 from storage.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.batches import to_device
 from models.edtalk.images import image_of
 from models.edtalk.model import EDTalk
-from models.signals import leave_to_parent
+from models.training.signals import leave_to_parent
 from storage.keys import library_versions, object_key
 from storage.snapshot import ClipRef, Snapshot
 from storage.tables import Column, read_table, to_numpy, write_table

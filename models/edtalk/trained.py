@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models import checkpoint
 from models.edtalk.audio_expression import ExpressionPredictor
 from models.edtalk.checkpoints import fit_state, read_published
 from models.edtalk.model import EDTalk
@@ -22,6 +21,7 @@ from models.edtalk.parent_state import has_rgb_residual, part_of
 from models.edtalk.pose_flow import PoseFlow
 from models.edtalk.predefined import folders
 from models.edtalk.shape import CORE_PX, Shape
+from models.training import checkpoint
 from storage.errors import ConfigError, StoreCorrupt, WeightsError
 from storage.keys import sha256_file
 from storage.runs import RunRecord, list_runs, load_run, run_folder

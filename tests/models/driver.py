@@ -21,10 +21,10 @@ import sys
 import time
 from pathlib import Path
 
-from models import checkpoint, fit, loop
 from models.data import ClipDataset
-from models.environment import packages_sha256
 from models.failures import Interrupted
+from models.training import checkpoint, fit, loop
+from models.training.environment import packages_sha256
 from storage.errors import LockedError, TalksetError
 from tests.models import toy
 

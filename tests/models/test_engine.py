@@ -15,11 +15,11 @@ from models import stages
 from models.batches import to_device
 from models.data import ClipDataset
 from models.engine import Engine
-from models.evaluate import num_validated, picture, validate
 from models.failures import NonFinite, TrainingStopped
 from models.ranks import Ranks
 from models.sampler import ElasticSampler
 from models.train_config import TrainConfig
+from models.training.evaluate import num_validated, picture, validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.models.toy import toy_config

@@ -14,8 +14,8 @@ from torch import Tensor
 from models import stages
 from models.edtalk.shape import Shape
 from models.engine import Engine
-from models.evaluate import picture, validate
 from models.train_config import StageConfig
+from models.training.evaluate import picture, validate
 from storage.snapshot import Snapshot
 from tests.rich_store import build_rich_store
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.checkpoint import Identity, save_checkpoint
 from models.edtalk.audio_expression import ExpressionPredictor, MoodTable
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
@@ -15,6 +14,7 @@ from models.edtalk.shape import Shape
 from models.edtalk.speech_encoder import SpeechSize
 from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
 from models.standardiser import Standardiser
+from models.training.checkpoint import Identity, save_checkpoint
 from storage.runs import RunRecord, run_folder, save_run
 from storage.snapshot import Snapshot
 from tests.run_records import finished_run

@@ -19,8 +19,8 @@ from models.edtalk.spoken_codes import expression_codes
 from models.edtalk.stages import audio2expression
 from models.edtalk.stages.audio2expression import Config, moods_of, squares_of
 from models.engine import Engine
-from models.evaluate import picture, validate
 from models.train_config import TrainConfig
+from models.training.evaluate import picture, validate
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot

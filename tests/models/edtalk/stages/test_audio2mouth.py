@@ -27,7 +27,7 @@ from models.edtalk.sync_loss import SyncLoss
 from models.edtalk.syncnet import SyncNet
 from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
 from models.engine import Engine
-from models.evaluate import picture, validate
+from models.training.evaluate import picture, validate
 from storage.errors import WeightsError
 from storage.snapshot import ClipRef, Snapshot
 from storage.windows import mel_windows

@@ -19,8 +19,8 @@ from models.edtalk.speech_encoder import SpeechSize
 from models.edtalk.stages import audio2pose
 from models.edtalk.stages.audio2pose import Config
 from models.engine import Engine
-from models.evaluate import picture, validate
 from models.train_config import TrainConfig
+from models.training.evaluate import picture, validate
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
 from tests.synthetic_store import build_store

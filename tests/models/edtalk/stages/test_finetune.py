@@ -15,8 +15,8 @@ from models.edtalk.shape import Shape
 from models.edtalk.stages import finetune
 from models.edtalk.stages.finetune import Config, FinetuneLearner
 from models.engine import Engine
-from models.evaluate import validate
 from models.train_config import TrainConfig
+from models.training.evaluate import validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.models.edtalk.stages.tiny import (
@@ -224,7 +224,7 @@ def test_validation_and_picture_show_the_best(snapshot: Snapshot, parent: dict[s
 def test_a_finished_run_leaves_the_model_as_stage_2_does(tmp_path: Path, parent: dict[str, torch.Tensor]) -> None:
     """Through the whole engine: the last stage of a chain of fitted runs."""
     from models.edtalk.stages import expression, mouth_pose, reconstruction
-    from models.fit import fit_stage
+    from models.training.fit import fit_stage
     from storage.runs import run_folder
 
     snapshot, runs, run = build_store(tmp_path / "store", 4, 1, (12,)), {}, None

@@ -16,8 +16,8 @@ from models.edtalk.shape import Shape
 from models.edtalk.stages import reconstruction
 from models.edtalk.stages.reconstruction import Config, ReconstructionLearner
 from models.engine import Engine
-from models.fit import fit_stage
 from models.train_config import TrainConfig
+from models.training.fit import fit_stage
 from storage.errors import WeightsError
 from storage.runs import run_folder
 from storage.snapshot import Snapshot

@@ -8,8 +8,8 @@ import torch
 from models import stages
 from models.emogene.stages import audio2motion
 from models.engine import Engine
-from models.evaluate import picture, validate
 from models.train_config import TrainConfig
+from models.training.evaluate import picture, validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import build_rich_store

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from models.card import data_facts, make_card, render
+from models.training.card import data_facts, make_card, render
 from storage import weights
 from storage.errors import PreflightError
 from storage.runs import Continuation, Parent, RunKey, RunRecord, Session

@@ -16,12 +16,13 @@ import psutil
 import pytest
 import torch
 
-from models import checkpoint, fit, stages
+from models import stages
 from models.data import ClipDataset
 from models.engine import Engine
-from models.exclusive import exclusive
 from models.failures import NonFinite
-from models.metrics_log import read_metrics
+from models.training import checkpoint, fit
+from models.training.exclusive import exclusive
+from models.training.metrics_log import read_metrics
 from storage.errors import (
     ConfigError,
     LockedError,
@@ -33,8 +34,8 @@ from storage.errors import (
 )
 from storage.runs import RunRecord, list_runs, load_run, run_folder
 from tests.conftest import REPOSITORY
-from tests.models.test_checkpoint import damage_flip, small_disk
 from tests.models.toy import assert_same_ending, ending, fit_toy, model_tensors
+from tests.models.training.test_checkpoint import damage_flip, small_disk
 from tests.synthetic_store import build_store
 
 pytestmark = pytest.mark.usefixtures("toy_system")

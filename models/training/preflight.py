@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from models import checkpoint
 from models.stages import Stage
+from models.training import checkpoint
 from storage.errors import ConfigError, PreflightError
 from storage.runs import Continuation, RunRecord, load_run, run_folder
 from storage.snapshot import Snapshot

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from models.failures import Interrupted
-from models.signals import noted_signals
+from models.training.signals import noted_signals
 
 
 @pytest.fixture

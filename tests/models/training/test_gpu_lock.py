@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import gpu_lock as locks
-from models.gpu_lock import gpu_lock
+from models.training import gpu_lock as locks
+from models.training.gpu_lock import gpu_lock
 from storage.errors import LockedError
 from tests.conftest import REPOSITORY
 
 HOLDER = """
 import sys, tempfile, torch
-from models import gpu_lock
+from models.training import gpu_lock
 tempfile.tempdir = sys.argv[1]
 gpu_lock.gpu_uuid = lambda device: "GPU-fake-1"
 with gpu_lock.gpu_lock(torch.device("cuda:1")):

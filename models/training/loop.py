@@ -8,12 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from models.checkpoint import Identity, prune, save_checkpoint
 from models.engine import Engine
-from models.evaluate import picture, validate
 from models.failures import Interrupted, NonFinite, TrainingStopped
-from models.metrics_log import MetricsLog
-from models.signals import noted_signals
+from models.training.checkpoint import Identity, prune, save_checkpoint
+from models.training.evaluate import picture, validate
+from models.training.metrics_log import MetricsLog
+from models.training.signals import noted_signals
 from storage.errors import OutOfSpace
 
 

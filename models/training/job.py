@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.card import DataFacts
-from models.checkpoint import Identity
 from models.stages import Stage
 from models.train_config import StageConfig
+from models.training.card import DataFacts
+from models.training.checkpoint import Identity
 from storage.keys import canonical_json, sha256_hex
 from storage.runs import RunRecord, load_run, run_folder
 from storage.snapshot import Snapshot
@@ -15,7 +15,7 @@ from storage.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call of models.fit.fit_stage.
+    """One call of models.training.fit.fit_stage.
 
     Attributes:
         store, snapshot, stage, config: what is fitted on what.

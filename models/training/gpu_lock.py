@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models.exclusive import exclusive
+from models.training.exclusive import exclusive
 
 
 @contextmanager

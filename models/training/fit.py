@@ -12,19 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models import checkpoint, stages
-from models.card import CARD_FILE, data_facts, make_card, render
+from models import stages
 from models.engine import Engine
-from models.environment import choose_device, packages_sha256
-from models.evaluate import num_validated
-from models.exclusive import exclusive
-from models.gpu_lock import gpu_lock
-from models.job import Job
-from models.loop import train
-from models.preflight import continuation, require_data, require_parents
 from models.ranks import Ranks, joined_ranks
-from models.session import note_checkpoints, session
 from models.train_config import StageConfig
+from models.training import checkpoint
+from models.training.card import CARD_FILE, data_facts, make_card, render
+from models.training.environment import choose_device, packages_sha256
+from models.training.evaluate import num_validated
+from models.training.exclusive import exclusive
+from models.training.gpu_lock import gpu_lock
+from models.training.job import Job
+from models.training.loop import train
+from models.training.preflight import continuation, require_data, require_parents
+from models.training.session import note_checkpoints, session
 from storage import weights
 from storage.errors import ConfigError
 from storage.files import make_dir, replace_durable
@@ -49,7 +50,7 @@ def fit_stage(
         preset: name it was made from, for people.
         parents: stage -> finished run, for each of the stage's PARENTS.
         code_version: of this package.
-        device: see models.environment.choose_device.
+        device: see models.training.environment.choose_device.
         is_quiet: without a progress bar.
         allow_dataset_change: the run of `continue_from` may have been trained on another snapshot.
         continue_from: id of a run of this stage whose newest state is begun with, instead of the first weights.
@@ -64,7 +65,7 @@ def fit_stage(
         WeightsError: a weight file is missing or wrong.
         LockedError: another process trains this run or uses the GPU.
         StoreCorrupt: a parent's model or the run's record is damaged.
-        Interrupted, NonFinite, TrainingStopped, OutOfSpace: see models.loop.train; run again to resume.
+        Interrupted, NonFinite, TrainingStopped, OutOfSpace: see models.training.loop.train; run again to resume.
     """
     snapshot, chosen = Snapshot.open(store, snapshot_id), stages.find(system, stage)
     needed = require_parents(f"{system} {stage}", chosen, parents)

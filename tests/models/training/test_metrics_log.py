@@ -9,9 +9,9 @@ import cv2
 import pytest
 import torch
 
-from models.metrics_log import MetricsLog, newest_figures, read_metrics
+from models.training.metrics_log import MetricsLog, newest_figures, read_metrics
 from storage.errors import OutOfSpace
-from tests.models.test_checkpoint import small_disk
+from tests.models.training.test_checkpoint import small_disk
 
 
 def test_lines_of_a_killed_session_are_replaced_by_those_of_the_next(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from models.checkpoint import list_checkpoints
 from models.engine import Engine
-from models.environment import hardware
-from models.job import Job
-from models.metrics_log import newest_figures
+from models.training.checkpoint import list_checkpoints
+from models.training.environment import hardware
+from models.training.job import Job
+from models.training.metrics_log import newest_figures
 from storage.errors import OutOfSpace, error_text
 from storage.runs import RunState, Session, save_run
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.checkpoint import (
+from models.training.checkpoint import (
     Identity,
     is_intact,
     list_checkpoints,
