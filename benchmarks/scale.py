@@ -252,8 +252,8 @@ def _clip_row(source_id: str) -> dict[str, Any]:
 def _commit_feature(
     objects: ObjectStore, name: str, params: BaseModel, cut: str, keys: Mapping[str, str], members: Sequence[Member]
 ) -> str:
+    from storage.snapshot import FEATURES_TABLE
     from tasks import features
-    from tasks.extract import FEATURES_FILE
     from tasks.pending import subject_groups
     from tasks.step_keys import feature_key
 
@@ -261,7 +261,7 @@ def _commit_feature(
     needs = {need: keys[need] for need in extractor.REQUIRES}
     key, inputs = feature_key(name, params, cut, needs, subject_groups(members))
     with objects.stage(name, key, inputs) as staging:
-        (staging.path / FEATURES_FILE).write_bytes(_table_bytes((features.CLIP_KEY, *extractor.COLUMNS), len(members)))
+        (staging.path / FEATURES_TABLE).write_bytes(_table_bytes((features.CLIP_KEY, *extractor.COLUMNS), len(members)))
         staging.commit(timing={"seconds": 1.0})
     return key
 

@@ -1,10 +1,9 @@
 """Which columns the features of a snapshot have, by extractor; taken from the schemas of its own tables."""
 
 from storage.errors import ConfigError
-from storage.snapshot import Snapshot
+from storage.snapshot import FEATURES_TABLE, Snapshot
 from storage.tables import Column, columns_of, read_schema
 
-_FEATURES_TABLE = "features.parquet"
 _KEY_COLUMN = "clip"
 
 
@@ -42,5 +41,5 @@ def find_column(columns: dict[str, tuple[Column, ...]], name: str) -> tuple[str,
 
 
 def _columns(snapshot: Snapshot, key: str) -> tuple[Column, ...]:
-    schema = read_schema(snapshot.objects.path(key) / _FEATURES_TABLE)
+    schema = read_schema(snapshot.objects.path(key) / FEATURES_TABLE)
     return tuple(column for column in columns_of(schema) if column.name != _KEY_COLUMN)

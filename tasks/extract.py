@@ -11,13 +11,12 @@ from storage.errors import TalksetError
 from storage.keys import canonical_json
 from storage.objects import ObjectStore
 from storage.records import StepResult
+from storage.snapshot import FEATURES_TABLE
 from storage.tables import read_table, to_numpy, write_table
 from tasks import features
 from tasks.clip import Clip
 from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE
 from tasks.step_keys import feature_key
-
-FEATURES_FILE = "features.parquet"
 
 
 def extract_shard(
@@ -44,7 +43,7 @@ def extract_shard(
             rows = _rows(name, params, clips)
             columns = features.discover()[name].COLUMNS
             metadata = {"extractor": name, "params": canonical_json(features.key_params(name, params)).decode()}
-            write_table(staging.path / FEATURES_FILE, rows, (features.CLIP_KEY, *columns), metadata)
+            write_table(staging.path / FEATURES_TABLE, rows, (features.CLIP_KEY, *columns), metadata)
             staging.commit(timing={"seconds": round(time.monotonic() - began, 3)})
     ref = store.open(key)
     seconds = time.monotonic() - began if is_new else 0.0
@@ -60,7 +59,7 @@ def load_clips(store: ObjectStore, cut: StepResult, needs: Mapping[str, str], gr
     frames = FrameStore(folder / FRAMES_FOLDER, expected.bytes if expected else None)
     meta = [row for row in read_table(folder / CLIPS_FILE).to_pylist() if row["is_stored"]]
     tracks = read_table(folder / TRACKS_FILE)
-    required = {name: read_table(store.path(key) / FEATURES_FILE) for name, key in needs.items()}
+    required = {name: read_table(store.path(key) / FEATURES_TABLE) for name, key in needs.items()}
     group_of = dict(zip(cut.source_ids, groups, strict=True))
     out = []
     for row, info in enumerate(meta):

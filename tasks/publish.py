@@ -18,12 +18,11 @@ from storage.errors import AccountingError, Reason
 from storage.keys import object_key
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard, Source, State, StepResult
-from storage.snapshot import CLIPS_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
+from storage.snapshot import CLIPS_TABLE, FEATURES_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
 from storage.tables import Column, read_numbers, read_table, write_scalars
 from storage.timelaw import FPS
 from tasks import features
 from tasks.cut import CLIPS_FILE, SOURCES_FILE
-from tasks.extract import FEATURES_FILE
 from tasks.inventory import Inventory
 from tasks.plan import Plan
 
@@ -206,7 +205,7 @@ def _scores(objects: ObjectStore, result: ShardResults) -> dict[str, NDArray[np.
     """Every scalar number of every extractor."""
     out: dict[str, NDArray[np.float64]] = {}
     for name, feature in sorted(result.features.items()):
-        table = read_numbers(objects.path(feature.key) / FEATURES_FILE)
+        table = read_numbers(objects.path(feature.key) / FEATURES_TABLE)
         _require(
             table.num_rows == result.cut.num_clips,
             f"shard {result.shard.shard_id}: {table.num_rows} rows of {name} for {result.cut.num_clips} clips",

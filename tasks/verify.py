@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from storage.errors import StoreCorrupt
-from storage.snapshot import ShardEntry, Snapshot
+from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
 from storage.tables import read_table
 from tasks.cut import CLIPS_FILE, TRACKS_FILE
-from tasks.extract import FEATURES_FILE
 
 _PLACE = ("clip", "shard_id", "row")
 
@@ -65,7 +64,7 @@ def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) ->
         yield f"shard {shard.shard_id}: {len(expected - found)} LMDB keys missing, {len(found - expected)} unexpected"
     tables = {"tracks": folder / TRACKS_FILE}
     for name, ref in shard.features.items():
-        tables[name] = snapshot.objects.path(ref.key) / FEATURES_FILE
+        tables[name] = snapshot.objects.path(ref.key) / FEATURES_TABLE
     for name, path in tables.items():
         if read_table(path, ["clip"])["clip"].to_pylist() != names:
             yield f"shard {shard.shard_id}: rows of {name} are not the stored clips ({_short(path)})"

@@ -320,10 +320,10 @@ def _missing_frames(take: Take) -> slice:
 
 def _random_scores(name: str, shard: Shard, cut: StepResult, store: ObjectStore) -> StepResult:
     """A feature object with the scalar columns of an extractor only."""
+    from storage.snapshot import FEATURES_TABLE
     from storage.tables import read_table
     from tasks import cut as cutting
     from tasks import features
-    from tasks.extract import FEATURES_FILE
 
     inputs = {"cut": cut.key, "synthetic": True}
     key = object_key(name, 0, inputs)
@@ -336,7 +336,7 @@ def _random_scores(name: str, shard: Shard, cut: StepResult, store: ObjectStore)
         names = [features.CLIP_KEY.name, *(column.name for column in columns)]
         rows = [dict(zip(names, values, strict=True)) for values in zip(clips, *drawn, strict=True)]
         with store.stage(name, key, inputs) as staging:
-            write_scalars(staging.path / FEATURES_FILE, rows, (features.CLIP_KEY, *columns))
+            write_scalars(staging.path / FEATURES_TABLE, rows, (features.CLIP_KEY, *columns))
             staging.commit(timing={"seconds": round(0.01 * len(clips), 3)})
     return _result(name, shard, store, key, cut.num_clips)
 

@@ -1,6 +1,5 @@
 """FaceFrames: in which frames of a split a face is known, and how far the head is turned in each."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,13 +7,11 @@ from numpy.typing import NDArray
 
 from models.edtalk.mouth_swap import LEFT_EYE, RIGHT_EYE
 from storage.feature_columns import feature_columns
-from storage.snapshot import ClipRef, ShardEntry, Snapshot
-from storage.tables import read_table, to_numpy
+from storage.snapshot import ClipRef, Snapshot
 
 _NOSE_TIP = 30
 # (x, y) @ _COMPLEX = x + iy
 _COMPLEX = np.array([1, 1j])
-_FEATURES_TABLE = "features.parquet"
 
 
 class FaceFrames:
@@ -33,15 +30,13 @@ class FaceFrames:
     """
 
     def __init__(self, snapshot: Snapshot, clips: Sequence[ClipRef], fewest: int = 2) -> None:
-        has_fit = "face3d" in feature_columns(snapshot)
-        found = {}
-        for shard, members in _by_shard(clips):
-            read = _fitted_turns if has_fit else _drawn_turns
-            found |= {clip.clip: turns for clip, turns in zip(members, read(snapshot, shard, members), strict=True)}
-        known = {key: np.flatnonzero(np.isfinite(turns).all(axis=1)) for key, turns in found.items()}
-        self.clips = [clip for clip in clips if len(known[clip.clip]) >= fewest]
-        self.frames: list[NDArray[np.int64]] = [known[clip.clip] for clip in self.clips]
-        self.turns = [found[clip.clip][known[clip.clip]] for clip in self.clips]
+        read = _fitted_turns if "face3d" in feature_columns(snapshot) else _drawn_turns
+        turns = read(snapshot, clips)
+        known = [np.flatnonzero(np.isfinite(own).all(axis=1)) for own in turns]
+        chosen = [at for at, frames in enumerate(known) if len(frames) >= fewest]
+        self.clips = [clips[at] for at in chosen]
+        self.frames: list[NDArray[np.int64]] = [known[at] for at in chosen]
+        self.turns = [turns[at][known[at]] for at in chosen]
 
 
 def head_turn(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -61,35 +56,19 @@ def head_turn(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
     return turns
 
 
-def _by_shard(clips: Sequence[ClipRef]) -> list[tuple[ShardEntry, list[ClipRef]]]:
-    members: dict[str, list[ClipRef]] = defaultdict(list)
-    for clip in clips:
-        members[clip.shard.shard_id].append(clip)
-    return [(own[0].shard, own) for own in members.values()]
-
-
-def _drawn_turns(snapshot: Snapshot, shard: ShardEntry, clips: list[ClipRef]) -> list[NDArray[np.float32]]:
+def _drawn_turns(snapshot: Snapshot, clips: Sequence[ClipRef]) -> list[NDArray[np.float32]]:
     """Per clip [N, 2], NaN where there are no landmarks."""
     return [
-        head_turn(np.where(valid[:, None, None], points, np.nan))
-        for points, valid in _columns(snapshot, shard, clips, "landmarks", "landmarks", "landmarks_valid")
+        head_turn(np.where(found["landmarks_valid"][:, None, None], found["landmarks"], np.nan))
+        for found in snapshot.features(clips, "landmarks", ["landmarks", "landmarks_valid"])
     ]
 
 
-def _fitted_turns(snapshot: Snapshot, shard: ShardEntry, clips: list[ClipRef]) -> list[NDArray[np.float32]]:
+def _fitted_turns(snapshot: Snapshot, clips: Sequence[ClipRef]) -> list[NDArray[np.float32]]:
     """Per clip [N, 2], NaN where there are no landmarks or no fit."""
-    fits = _columns(snapshot, shard, clips, "face3d", "euler", "face3d_valid")
-    known = _columns(snapshot, shard, clips, "landmarks", "landmarks_valid")
+    fits = snapshot.features(clips, "face3d", ["euler", "face3d_valid"])
+    known = snapshot.features(clips, "landmarks", ["landmarks_valid"])
     return [
-        np.where((is_fitted & has_points)[:, None], euler[:, :2], np.float32(np.nan))
-        for (euler, is_fitted), (has_points,) in zip(fits, known, strict=True)
+        np.where((fit["face3d_valid"] & has["landmarks_valid"])[:, None], fit["euler"][:, :2], np.float32(np.nan))
+        for fit, has in zip(fits, known, strict=True)
     ]
-
-
-def _columns(
-    snapshot: Snapshot, shard: ShardEntry, clips: list[ClipRef], extractor: str, *names: str
-) -> list[tuple[NDArray, ...]]:
-    """Per clip some columns of an extractor. A shard's table is read at once: clip by clip it would take minutes."""
-    path = snapshot.objects.path(shard.features[extractor].key) / _FEATURES_TABLE
-    table = read_table(path, names)
-    return [tuple(to_numpy(table, name, clip.row) for name in names) for clip in clips]

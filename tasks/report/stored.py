@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from storage.objects import Manifest
-from storage.snapshot import ShardEntry, Snapshot
+from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
 from storage.tables import Column, columns_of, read_schema
 from storage.weights import WeightFile, listed
 
-FEATURES_FILE = "features.parquet"
 NUM_SLOWEST = 12
 
 
@@ -107,7 +106,7 @@ def _extractors(shards: Iterable[ShardEntry]) -> list[str]:
 
 def _columns(snapshot: Snapshot, name: str) -> tuple[Column, ...]:
     key = next(shard.features[name].key for shard in snapshot.body.shards if name in shard.features)
-    columns = columns_of(read_schema(snapshot.objects.path(key) / FEATURES_FILE))
+    columns = columns_of(read_schema(snapshot.objects.path(key) / FEATURES_TABLE))
     return tuple(column for column in columns if column.name != "clip")
 
 

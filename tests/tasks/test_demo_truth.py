@@ -9,10 +9,11 @@ import pytest
 from storage.catalog import load_dataset
 from storage.hash_cache import HashCache
 from storage.objects import ObjectStore
+from storage.snapshot import FEATURES_TABLE
 from storage.tables import read_table, to_numpy
 from tasks.cut import CLIPS_FILE, cut_shard
 from tasks.demo import make_demo
-from tasks.extract import FEATURES_FILE, extract_shard
+from tasks.extract import extract_shard
 from tasks.inventory import take_inventory
 from tasks.pending import feature_params
 
@@ -31,7 +32,7 @@ def run_pipeline(root: Path, store: Path):
     tables = {}
     for name in ("landmarks", "sync"):
         result = extract_shard(name, feature_params(dataset, name), "demo", cut, {}, groups, objects)
-        tables[name] = read_table(objects.path(result.key) / FEATURES_FILE)
+        tables[name] = read_table(objects.path(result.key) / FEATURES_TABLE)
     clips = [row for row in read_table(objects.path(cut.key) / CLIPS_FILE).to_pylist() if row["is_stored"]]
     return [
         (

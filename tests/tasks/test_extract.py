@@ -10,10 +10,11 @@ import pytest
 from storage.errors import StoreCorrupt
 from storage.objects import ObjectStore
 from storage.records import StepResult
+from storage.snapshot import FEATURES_TABLE
 from storage.tables import read_table, to_numpy
 from tasks import features
 from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE, cut_shard
-from tasks.extract import FEATURES_FILE, extract_shard, load_clips
+from tasks.extract import extract_shard, load_clips
 from tests.scenes import HEAD_CLIPS, dataset_in, heads, hum, scene, sliding, source_at, steady, write_scene
 
 TWICE_ANNA_ONCE_BERT = (0, 1, 0)
@@ -40,7 +41,7 @@ def run(shard, name: str, needs=None, groups=(*TWICE_ANNA_ONCE_BERT, 2), **chang
 
 
 def table_of(shard, result: StepResult):
-    return read_table(shard[0].path(result.key) / FEATURES_FILE)
+    return read_table(shard[0].path(result.key) / FEATURES_TABLE)
 
 
 def column_of(shard, result: StepResult, column: str) -> list[np.ndarray]:
