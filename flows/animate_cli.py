@@ -123,7 +123,7 @@ def list_weights(as_json: JsonOption = False) -> None:
 
 def _show_weights(answer: dict[str, Any]) -> None:
     for entry in answer["files"]:
-        state = "at hand" if entry["is_at_hand"] else f"absent; see {entry['page']}"
+        state = "at hand" if entry["is_at_hand"] else f"absent; get {entry['file']} from {entry['page']}"
         flag = " (not for commercial use)" if entry["is_noncommercial"] else ""
         print(f"{entry['name']}: {state}\n  {entry['used_by']}\n  {entry['licence']}{flag}")
     for entry in answer["imported"]:

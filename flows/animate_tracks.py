@@ -1,6 +1,7 @@
 """What drives each part of a face: options of `talkset animate` to tracks of codes."""
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from models.edtalk.animator import Animator, Tracks
 from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.audio_expression import ExpressionPredictor, mood_of
 from models.edtalk.code_sources import (
+    DROPPED_FRAMES,
     LengthRule,
     fit_length,
     intensified,
@@ -24,7 +26,7 @@ from models.edtalk.navigation import Codes
 from models.edtalk.predefined import expression as predefined_expression
 from models.edtalk.trained import Weights, find_weights
 from storage.emotions import EMOTIONS, emotion_id
-from storage.errors import ConfigError, WeightsError
+from storage.errors import ConfigError, PreflightError, WeightsError
 from tasks.driving_sound import DrivingSound
 from tasks.portrait import Portrait, crops, is_video
 
@@ -35,7 +37,9 @@ Rules = Mapping[str, LengthRule]
 
 
 class Drivers:
-    """Makes tracks; a video that drives several parts is read once.
+    """Makes tracks; a video that drives several parts is read once, and no further than the result needs it.
+
+    What is asked for later may need fewer frames of a video, but not more: `most` falls from call to call.
 
     Args:
         animator: with the generator.
@@ -54,12 +58,15 @@ class Drivers:
         self._sound, self._is_relative = sound, is_relative
         self._seen: dict[Path, Codes] = {}
 
-    def mouth(self, given: str | None, checkpoint: str | None) -> Tensor | None:
-        """[n, 20] of a file, of the sound where none is given, None for the source's own."""
+    def mouth(self, given: str | None, checkpoint: str | None, most: int) -> Tensor | None:
+        """[n, 20] of a file, of the sound where none is given, None for the source's own.
+
+        `most`: frames that the result can have at most, 0 when that is not known.
+        """
         if given in (OWN, FIXED):
             return self._fixed("mouth") if given == FIXED else None
         if given is not None:
-            return self._from_file("mouth", Path(given))
+            return self._from_file("mouth", Path(given), most)
         if self._sound is None:
             return None
         network = trained.mouth_model(find_weights(trained.MOUTH, checkpoint, self._weights))
@@ -67,31 +74,31 @@ class Drivers:
         self._require("mouth", codes, "the network for sound")
         return smooth(codes) if isinstance(network, Audio2Lip) else codes
 
-    def pose(self, given: str | None, checkpoint: str | None, seed: int) -> Tensor | None:
-        """[n, 6] of a file, made up for the sound, or None for the source's own."""
+    def pose(self, given: str | None, checkpoint: str | None, seed: int, most: int) -> Tensor | None:
+        """[n, 6] of a file, made up for the sound, or None for the source's own; `most` as of `mouth`."""
         if given in (None, OWN):
             return None
         if given == FIXED:
             return self._fixed("pose")
         if given != GENERATED:
-            return self._from_file("pose", Path(given))
+            return self._from_file("pose", Path(given), most)
         sound = self._sound_for("--pose generated")
         network = trained.pose_model(find_weights(trained.POSE, checkpoint, self._weights)).to(self._animator.device)
         rest = self._own.pose[0]
         codes = spoken_codes.pose_codes(network, sound.mel, sound.num_frames, rest, seed, start=rest)
         return self._require("pose", codes, "the network for head motion")
 
-    def expression(self, given: str | None, checkpoint: str | None, intensity: float, num_frames: int) -> Tensor | None:
-        """[n, 10] of a file, of names over time, of the sound, or None for the source's own."""
+    def expression(self, given: str | None, checkpoint: str | None, intensity: float, most: int) -> Tensor | None:
+        """[n, 10] of a file, of names over time, of the sound, or None for the source's own; `most` as of `mouth`."""
         if given in (None, OWN):
             return None
         if self._own.expression is None:
             raise ConfigError(f"--expression {given}: {self._weights.name} has no expression bank; use a full model")
         if given == FIXED:
             return self._fixed("expression")
-        return intensified(self._expression(given, checkpoint, num_frames), self._own.expression, intensity)
+        return intensified(self._expression(given, checkpoint, most), self._own.expression, intensity)
 
-    def _expression(self, given: str, checkpoint: str | None, num_frames: int) -> Tensor:
+    def _expression(self, given: str, checkpoint: str | None, most: int) -> Tensor:
         own = self._own.expression
         assert own is not None
         if given == GENERATED:
@@ -100,8 +107,8 @@ class Drivers:
             codes = spoken_codes.expression_codes(network, sound.num_frames, mel=sound.mel)
             return self._require("expression", codes, "the network for expressions")
         if is_file_name(given):
-            return self._from_file("expression", Path(given))
-        return keyframe_codes(parse_keyframes(given), lambda name: self._named(name, checkpoint), own, num_frames)
+            return self._from_file("expression", Path(given), most)
+        return keyframe_codes(parse_keyframes(given), lambda name: self._named(name, checkpoint), own, max(1, most))
 
     def _named(self, name: str, checkpoint: str | None) -> Tensor:
         """[1, 10] of a file, of a published expression, or where the model was trained here of its own network.
@@ -128,14 +135,21 @@ class Drivers:
             more = "name a file of codes, from `talkset edtalk expression-weights`"
             raise WeightsError(f"{error}; or {more}") from None
 
-    def _from_file(self, part: str, path: Path) -> Tensor:
+    def _from_file(self, part: str, path: Path, most: int) -> Tensor:
         """[n, K] of a .npy file, a picture or a video."""
+        try:
+            path.stat()
+        except OSError as error:
+            choice = f"a video, a picture, a {CODES_SUFFIX} file, {OWN} or {FIXED}"
+            raise PreflightError(f"--{part} {path}: {error.strerror}; name {choice}") from None
         own = getattr(self._own, part)
         if path.suffix == CODES_SUFFIX:
             return read_codes(path, own.shape[1])
         place = path.absolute()
         if place not in self._seen:
-            self._seen[place] = self._animator.codes(crops(self._find(path), self._animator.size_px))
+            squares = crops(self._find(path), self._animator.size_px)
+            # the rules of length look no further than this
+            self._seen[place] = self._animator.codes(islice(squares, most + DROPPED_FRAMES) if most else squares)
         codes = getattr(self._seen[place], part)
         return relative(codes, own) if self._is_relative and is_video(path) else codes
 

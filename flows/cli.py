@@ -130,17 +130,30 @@ def train(
     preset: Annotated[str, typer.Option(help="Settings of the stages: smoke or paper.")] = "paper",
     stage: Annotated[list[str] | None, typer.Option(help="Only this one, and those it starts from.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, of the one --stage.")] = None,
+    continue_from: Annotated[
+        str | None, typer.Option(help="Id of a run of the one --stage; its newest state is begun with.")
+    ] = None,
+    allow_dataset_change: Annotated[
+        bool, typer.Option("--allow-dataset-change", help="That run may have been trained on another snapshot.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a system on a published snapshot, in this process; stages that are trained already are skipped."""
-    from flows.train import train_stages
-    from models.failures import Interrupted
+    """Train a system on a published snapshot, in this process; stages that are trained already are skipped.
 
+    Under torchrun each of its processes takes its share of every batch.
+    """
+    from flows.train import Wishes, train_stages
+    from models.failures import Interrupted
+    from models.ranks import is_first_process
+
+    wishes = Wishes(max_steps, continue_from, allow_dataset_change)
     try:
-        answer = train_stages(system, snapshot, preset, stage, device, as_json)
+        answer = train_stages(system, snapshot, preset, stage, device, as_json, wishes)
     except Interrupted as interrupted:
         raise Stopped(interrupted.exit_code) from None
-    show(answer, as_json, show_training)
+    if is_first_process():
+        show(answer, as_json, show_training)
 
 
 @app.command()

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from flows.outputs import check_outputs, save_array
 from flows.progress import Progress
-from storage.errors import ConfigError, PreflightError
+from storage.errors import ConfigError
 from storage.stores import find_snapshot
 
 
@@ -30,9 +31,8 @@ def measure_expression(
         ConfigError: no such snapshot or clips, the model has no expression bank, or `out` is no .npy file.
         WeightsError: weights are missing or damaged.
         PreflightError: the file cannot be written.
+        OutOfSpace: the disk is full.
     """
-    import numpy as np
-
     from models.edtalk.animator import Animator
     from models.edtalk.predefined import mean_expression
     from models.edtalk.trained import GENERATOR, find_weights, generator
@@ -41,16 +41,14 @@ def measure_expression(
 
     if out.suffix != ".npy":
         raise ConfigError(f"--out {out}: let its name end in .npy")
+    check_outputs([out])
     data, weights = find_snapshot(snapshot), find_weights(GENERATOR, checkpoint)
     animator = Animator(generator(weights), choose_device(device, Ranks()))
     progress = Progress(is_quiet)
     progress.start("codes", 0, "clips")
     codes, num_clips = mean_expression(animator, data, emotion, level, report=progress.set_total("codes"))
     progress.close()
-    try:
-        np.save(out, codes.numpy())
-    except OSError as error:
-        raise PreflightError(f"{out}: cannot be written ({error.strerror})") from None
+    save_array(out, codes.numpy())
     return {
         "out": str(out), "emotion": emotion, "level": level, "num_clips": num_clips, "model": weights.name,
         "sha256": weights.sha256, "snapshot": data.id,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,32 @@ Device = Literal["auto", "cpu", "cuda"]
 Fit = Callable[..., RunRecord]
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is asked of a single stage, the only one that is named.
+
+    Attributes:
+        max_steps: steps in all, instead of the preset's.
+        continue_from: id of a run of that stage whose newest state is begun with.
+        allow_dataset_change: that run may have been trained on another snapshot.
+    """
+
+    max_steps: int | None = None
+    continue_from: str | None = None
+    allow_dataset_change: bool = False
+
+    def require_clear(self, stages: Sequence[str] | None) -> None:
+        """Checks that it can be told what is meant.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if self != Wishes() and len(stages or ()) != 1:
+            raise ConfigError("--continue-from and --max-steps are for one stage: name it with --stage, once")
+        if self.allow_dataset_change and not self.continue_from:
+            raise ConfigError("--allow-dataset-change is about a run that goes on: name it with --continue-from")
+
+
 def _flow_run_name() -> str:
     given: dict[str, Any] = flow_run.parameters  # pyright: ignore[reportAttributeAccessIssue]
     return f"train-{given['system']}-{given['snapshot'][:12]}"
@@ -30,7 +57,8 @@ def _flow_run_name() -> str:
 @flow(name="train", flow_run_name=_flow_run_name, persist_result=False, result_serializer="json")
 def train(
     system: Literal["edtalk", "emogene", "realtalk"], snapshot: str, preset: str = "paper",
-    stages: list[str] | None = None, device: Device = "auto", is_quiet: bool = True,
+    stages: list[str] | None = None, device: Device = "auto", is_quiet: bool = True, max_steps: int | None = None,
+    continue_from: str | None = None, allow_dataset_change: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a system's stages on a published snapshot; what was trained before on equal terms is skipped.
 
@@ -41,12 +69,16 @@ def train(
         stages: Only these, and those they start from; all by default.
         device: auto takes a GPU where there is one.
         is_quiet: No progress bars on the terminal.
+        max_steps: Train the one stage that is named for so many steps in all.
+        continue_from: Id of a run of the one stage that is named; its newest state is begun with.
+        allow_dataset_change: That run may have been trained on another snapshot.
 
     Returns:
         snapshot id, and per stage the id of its run, its state, metrics and model file.
     """
+    wishes = Wishes(max_steps, continue_from, allow_dataset_change)
     with _gpu_slot(device):
-        answer = train_stages(system, snapshot, preset, stages, device, is_quiet, fit)
+        answer = train_stages(system, snapshot, preset, stages, device, is_quiet, wishes, fit)
     create_markdown_artifact(
         _summary(answer), key=f"training-{system}", description="Stages, figures and files of this training"
     )
@@ -55,25 +87,28 @@ def train(
 
 def train_stages(
     system: str, snapshot: str, preset: str = "paper", stages: Sequence[str] | None = None, device: Device = "auto",
-    is_quiet: bool = True, fit: Fit | None = None,
+    is_quiet: bool = True, wishes: Wishes = Wishes(), fit: Fit | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The same without Prefect: every stage after those it starts from.
 
     Args:
+        wishes: of the only stage in `stages`; those it starts from are as the preset says.
         fit: stands in for models.training.fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
 
     Raises:
-        ConfigError: no such system, snapshot, stage or preset.
+        ConfigError: no such system, snapshot, stage or preset, or it is not clear which stage is meant.
     """
     from models.stages import discover
-    from models.stages import preset as find_preset
     from models.training.fit import fit_stage
 
+    wishes.require_clear(stages)
     data, found, done = find_snapshot(snapshot), discover(system), dict[str, RunRecord]()
     for name in chosen_stages(found, system, stages):
+        own = wishes if name in (stages or ()) else Wishes()
         done[name] = (fit or fit_stage)(
-            data.store, data.id, system, name, find_preset(system, name, preset), preset,
+            data.store, data.id, system, name, _config(system, name, preset, own.max_steps), preset,
             {parent: done[parent] for parent in found[name].PARENTS}, code_version(), device, is_quiet,
+            own.allow_dataset_change, own.continue_from,
         )  # fmt: skip
     return {"system": system, "snapshot": data.id, "dataset": data.body.dataset, "number": data.body.number,
             "stages": [_line(data, record) for record in done.values()]}  # fmt: skip
@@ -82,12 +117,16 @@ def train_stages(
 @task(task_run_name="{system}-{stage}", cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
 def fit(
     store: Path, snapshot_id: str, system: str, stage: str, config: Any, preset: str,
-    parents: Mapping[str, RunRecord], code_version: str, device: Device, is_quiet: bool,
+    parents: Mapping[str, RunRecord], code_version: str, device: Device, is_quiet: bool, allow_dataset_change: bool,
+    continue_from: str | None,
 ) -> RunRecord:  # fmt: skip
     """Fit one stage, or find that it is fitted. Called, not submitted: it must hear signals in the main thread."""
     from models.training.fit import fit_stage
 
-    record = fit_stage(store, snapshot_id, system, stage, config, preset, parents, code_version, device, is_quiet)
+    record = fit_stage(
+        store, snapshot_id, system, stage, config, preset, parents, code_version, device, is_quiet,
+        allow_dataset_change, continue_from,
+    )  # fmt: skip
     run_logger().info("%s %s: run %s is %s, %s", system, stage, record.id, record.state, record.metrics)
     return record
 
@@ -106,6 +145,15 @@ def chosen_stages(found: Mapping[str, Any], system: str, stages: Sequence[str] |
         if name in wanted:
             wanted |= set(found[name].PARENTS)
     return [name for name in found if name in wanted]
+
+
+def _config(system: str, stage: str, preset: str, max_steps: int | None) -> Any:
+    from models.stages import preset as find_preset
+
+    config = find_preset(system, stage, preset)
+    if max_steps is None:
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"max_steps": max_steps})})
 
 
 def _gpu_slot(device: Device) -> AbstractContextManager[Any]:

@@ -10,7 +10,8 @@ def weights_at_hand() -> dict[str, Any]:
     from models.edtalk.predefined import names
     from models.edtalk.published_files import imported
 
-    found = at_hand()
+    taken = imported()
+    found = {*at_hand(), *(entry["name"].lower() for entry in taken)}
     files = [
         {
             "name": name, "file": entry.file, "is_at_hand": name in found, "page": entry.page,
@@ -18,4 +19,4 @@ def weights_at_hand() -> dict[str, Any]:
         }
         for name, entry in listed().items()
     ]  # fmt: skip
-    return {"files": files, "imported": imported(), "expressions": list(names())}
+    return {"files": files, "imported": taken, "expressions": list(names())}

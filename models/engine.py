@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.average import averaged_copy, move_average
 from models.batches import batch_loader, to_device
 from models.failures import NonFinite, TrainingStopped
-from models.learner import Batch, Learner
+from models.learner import Batch, Learner, is_finished
 from models.random_seeds import derived_seed
 from models.ranks import Ranks
 from models.sampler import ElasticSampler
@@ -62,7 +62,7 @@ class Engine:
         has_scaler = config.precision == "fp16"
         self._scalers = {name: torch.GradScaler(self.device.type, enabled=has_scaler) for name in learner.optimizers}
         self._sums: dict[str, Tensor] = {}
-        self._num_summed = 0
+        self._num_summed, self._is_stopped = 0, False
 
     # ---- what a learner's step may use: see models.learner.Trainer
 
@@ -91,16 +91,21 @@ class Engine:
 
     # ---- the loop
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left: max_steps are done, or the learner is finished."""
+        return self._is_stopped or self.step >= self.config.max_steps
+
     def batches(self) -> Iterator[Batch]:
-        """This rank's share of the batches from the current place on, epoch after epoch, until max_steps."""
-        learner, config = self.learner, self.config
-        loader = batch_loader(learner.train_set, self.sampler, learner.collate, config.num_workers, self.device)
-        while self.step < config.max_steps:
+        """This rank's share of the batches from the current place on, epoch after epoch, until `is_done`."""
+        learner, num_workers = self.learner, self.config.num_workers
+        loader = batch_loader(learner.train_set, self.sampler, learner.collate, num_workers, self.device)
+        while not self.is_done:
             if hasattr(learner.train_set, "set_epoch"):
                 learner.train_set.set_epoch(self.sampler.epoch)  # pyright: ignore[reportAttributeAccessIssue]
             for batch in loader:
                 yield to_device(batch, self.device)
-                if self.step >= config.max_steps:
+                if self.is_done:
                     return
 
     def advance(self, batch: Batch) -> None:
@@ -120,6 +125,7 @@ class Engine:
         self._num_summed += 1
         self.step += 1
         self.sampler.advance()
+        self._note_finish()
 
     def take_means(self) -> dict[str, float]:
         """Means of the steps' scalars since the last call, over all ranks, each of which has to call."""
@@ -179,12 +185,18 @@ class Engine:
             if plain["scalers"].get(name):
                 self._scalers[name].load_state_dict(plain["scalers"][name])
         self.step = plain["step"]
+        self._note_finish()
         if is_other_data:
             self.sampler.epoch = plain["sampler"]["epoch"] + 1
             return
         self.sampler.load_state_dict(plain["sampler"])
         self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in plain["sums"].items()}
         self._num_summed = plain["num_summed"]
+
+    def _note_finish(self) -> None:
+        if hasattr(self.learner, "is_finished"):
+            # one answer for all: a rank that went on alone would wait for the others for ever
+            self._is_stopped = bool(self.ranks.first(is_finished(self.learner)))
 
     def _sums_of_ranks(self) -> dict[str, float]:
         """What the steps' scalars add up to since they were last taken, mean over the ranks."""

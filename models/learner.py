@@ -64,6 +64,8 @@ class Trainer(Protocol):
 class Learner(Protocol):
     """What a stage's `build` returns. Plain attributes, all on the CPU; the engine moves them.
 
+    It may also have `is_finished: bool`, see `is_finished` below, to end training before max_steps.
+
     Attributes:
         modules: everything a checkpoint holds, frozen modules too; in the mode (train, eval) they are trained in.
         optimizers: by name; their state is in the checkpoint. A learning rate that changes is set in `train_step`, as a
@@ -98,3 +100,12 @@ class Learner(Protocol):
         picture. Called as `validate`.
         """
         ...
+
+
+def is_finished(learner: Learner) -> bool:
+    """Whether the learner says that no further step is wanted: its `is_finished`, False where it has none.
+
+    Asked after each step and after a resume. The answer must follow from what a checkpoint holds (buffers of a module),
+    so that a resumed training ends where an unbroken one does. Of several processes the first one's counts.
+    """
+    return bool(getattr(learner, "is_finished", False))

@@ -66,6 +66,11 @@ class Ranks:
         return values
 
 
+def is_first_process() -> bool:
+    """Whether this process is the only one of its training or the first one; needs no connection to the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def joined_ranks() -> Ranks:
     """The processes of this training, connected: gloo for the CPU, NCCL for GPUs. They stay so until they end: a second
     group of the same processes could meet what the first has left in their store.

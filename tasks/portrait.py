@@ -267,9 +267,8 @@ def _shot(path: Path, window: Window, framing: Framing, is_video: bool) -> Shot:
     if window.track_id < 0:
         raise PreflightError(f"{path}: no face found{where}; it must be turned to the camera, and not too small")
     if (window.num_faces > 1).mean() > 0.5 and not framing.takes_largest:
-        raise PreflightError(
-            f"{path}: {int(window.num_faces.max())} faces{where}; crop it to one of them, or take the largest face"
-        )
+        found = f"{int(window.num_faces.max())} faces{where}"
+        raise PreflightError(f"{path}: {found}; crop it to one of them, or use --largest-face")
     return Shot(first, last, crop_square(face_box(window.landmarks), framing.margin))
 
 

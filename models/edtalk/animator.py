@@ -21,7 +21,7 @@ from models.edtalk.generator import Source
 from models.edtalk.model import EDTalk
 from models.edtalk.navigation import Codes
 from models.training.host_memory import reuse_large_blocks
-from storage.errors import ConfigError
+from storage.errors import ConfigError, WeightsError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Picture = NDArray[np.uint8]
@@ -100,6 +100,7 @@ class Animator:
 
         Raises:
             ConfigError: a track has neither N rows nor one, or the model has no such bank.
+            WeightsError: a picture is not finite.
         """
         self._check(tracks, num_frames)
         with torch.inference_mode():
@@ -120,6 +121,9 @@ class Animator:
 
         Yields:
             A picture for each of them.
+
+        Raises:
+            WeightsError: a picture is not finite.
         """
         start = 0
         for batch in _batches(sources, self.batch_size):
@@ -174,7 +178,10 @@ class Animator:
     @torch.inference_mode()
     def _pictures(self, source: Source, codes: Codes) -> NDArray[np.uint8]:
         """[B, S, S, 3]: -1 is 0 and 1 is 255 in every picture of every video; what lies beyond is cut off."""
-        levels = self.render(source, codes).float().clamp(-1, 1).add_(1).mul_(127.5).round_()
+        images = self.render(source, codes).float()
+        if images.isfinite().logical_not().any().cpu():
+            raise WeightsError("the generator made a picture of NaN: its weights are damaged, or want precision fp32")
+        levels = images.clamp_(-1, 1).add_(1).mul_(127.5).round_()
         return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def _autocast(self) -> AbstractContextManager[object]:

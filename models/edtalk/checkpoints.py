@@ -6,8 +6,9 @@ It is read without running any code that it may hold.
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,25 @@ def read_published(path: Path, part: str = "gen") -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing or damaged, holds code, or has no such part (those it has are named).
     """
-    parts = _read(path)
-    state = parts.get(part)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: no weights {part!r} in it; it holds {', '.join(map(str, parts)) or 'nothing'}")
-    return dict(state)
+    return read_parts(path, (part,))[part]
+
+
+def read_parts(path: Path, wanted: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """The state dicts of a published file that are wanted, on the CPU; the file is read once.
+
+    Raises:
+        WeightsError: as `read_published`, when it has none of them.
+    """
+    content = _read(path)
+    found = {part: dict(state) for part in wanted if _is_state(state := content.get(part))}
+    if not found:
+        names, have = " or ".join(map(repr, wanted)), ", ".join(map(str, content)) or "nothing"
+        raise WeightsError(f"{path}: no weights {names} in it; it holds {have}")
+    return found
+
+
+def _is_state(value: object) -> TypeGuard[State]:
+    return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -66,7 +81,7 @@ def _reason(error: Exception) -> str:
     """What torch says, without its advice on how to load the file all the same."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     found = [line for line in lines if "Unsupported" in line or "GLOBAL" in line] or lines
-    return (found[0] if found else type(error).__name__)[:200]
+    return (found[0].split(". ")[0] if found else type(error).__name__)[:200]
 
 
 def load_edtalk(path: Path, has_rgb_residual: bool = False) -> EDTalk:

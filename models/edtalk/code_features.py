@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.batches import to_device
 from models.edtalk.images import image_of
 from models.edtalk.model import EDTalk
+from models.training.environment import chosen_device
 from models.training.signals import leave_to_parent
 from storage.keys import library_versions, object_key
 from storage.snapshot import ClipRef, Snapshot
@@ -58,7 +59,7 @@ def extract_codes(model: EDTalk, snapshot: Snapshot, clips: Sequence[ClipRef], n
     Several processes of one training begin with different shards, and find those that the others have done.
 
     Args:
-        model: on the CPU; a GPU, where there is one, computes.
+        model: on the CPU; the device that was chosen for the process computes.
         snapshot: that holds the frames.
         clips: of the snapshot.
         num_workers: processes that decode frames.
@@ -69,7 +70,7 @@ def extract_codes(model: EDTalk, snapshot: Snapshot, clips: Sequence[ClipRef], n
     Raises:
         OutOfSpace: they do not fit into the store.
     """
-    identity = {"generator": _fingerprint(model), "device": _device().type} | library_versions(["torch"])
+    identity = {"generator": _fingerprint(model), "device": chosen_device().type} | library_versions(["torch"])
     by_shard: dict[str, list[ClipRef]] = {}
     for clip in clips:
         by_shard.setdefault(clip.shard.shard_id, []).append(clip)
@@ -84,10 +85,12 @@ def encode_frames(
     model: EDTalk, snapshot: Snapshot, clips: Sequence[ClipRef], num_workers: int = 0
 ) -> NDArray[np.float32]:
     """[frames of all clips, 26 or 36] codes of mouth, pose and expression side by side, computed in batches."""
-    device, before = _device(), next(model.parameters()).device
+    device, before = chosen_device(), next(model.parameters()).device
     loader = DataLoader(
         _Frames(snapshot, clips, model.shape.size_px), BATCH_SIZE, num_workers=num_workers,
         worker_init_fn=leave_to_parent,
+        # its own: the weights that a stage draws next must not depend on whether the codes were there
+        generator=torch.Generator(),
     )  # fmt: skip
     was_training, parts = model.training, []
     model.eval().to(device)
@@ -179,8 +182,3 @@ def _first_shard(num_shards: int) -> int:
     if not distributed.is_initialized():
         return 0
     return distributed.get_rank() * num_shards // distributed.get_world_size()
-
-
-def _device() -> torch.device:
-    """The current GPU, which is the one a training was given, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -46,9 +46,11 @@ def read_codes(path: Path, num_codes: int) -> Tensor:
     rows = found[None] if found.ndim == 1 else found
     if rows.ndim != 2 or not len(rows) or rows.shape[1] != num_codes:
         raise ConfigError(f"{path}: codes of shape {found.shape}, expected [n, {num_codes}] with n frames")
-    if not np.isfinite(rows).all():
+    with np.errstate(over="ignore"):
+        codes = rows.astype(np.float32)
+    if not np.isfinite(codes).all():
         raise ConfigError(f"{path}: holds NaN or infinite codes")
-    return torch.from_numpy(rows.astype(np.float32))
+    return torch.from_numpy(codes)
 
 
 def frame_order(num_given: int, num_wanted: int, rule: LengthRule) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ gradient penalty (off) are not in it.
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
@@ -26,9 +26,11 @@ class ImageLossConfig(BaseModel):
     Attributes:
         perceptual: features that are compared: of VGG-19 trained on ImageNet, or of a random network of that form.
         perceptual_width: share of the channels of the random one.
-        perceptual_weight, l1_weight, gan_weight: of the losses.
+        perceptual_weight, l1_weight, gan_weight: of the losses; 0 leaves a loss out, and the discriminator then stays
+            as it is.
         r1_weight: of the discriminator's gradient penalty, which is computed every `r1_every` steps; 0 leaves it out.
         generator_lr, discriminator_lr: learning rates.
+        generator_beta1: Adam's first decay rate; 0 as published suits the adversarial loss, without it 0.9 is quicker.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,15 +44,25 @@ class ImageLossConfig(BaseModel):
     r1_every: PositiveInt = 16
     generator_lr: PositiveFloat = GENERATOR_LR
     discriminator_lr: PositiveFloat = DISCRIMINATOR_LR
+    generator_beta1: float = Field(default=GENERATOR_BETAS[0], ge=0, lt=1)
 
     def weights(self) -> tuple[str, ...]:
         """Entries of models/weights.toml that the losses need."""
-        return (WEIGHTS,) if self.perceptual == "vgg19" else ()
+        return (WEIGHTS,) if self.has_vgg else ()
+
+    @property
+    def has_vgg(self) -> bool:
+        """Whether VGG-19's file is needed."""
+        return self.perceptual == "vgg19" and self.perceptual_weight > 0
 
 
 def generator_adam(parameters: Iterable[nn.Parameter], config: ImageLossConfig) -> Adam:
     """Adam for the parameters that are trained."""
-    return Adam([p for p in parameters if p.requires_grad], lr=config.generator_lr, betas=GENERATOR_BETAS)
+    return Adam(
+        [p for p in parameters if p.requires_grad],
+        lr=config.generator_lr,
+        betas=(config.generator_beta1, GENERATOR_BETAS[1]),
+    )
 
 
 def discriminator_adam(parameters: Iterable[nn.Parameter], config: ImageLossConfig) -> Adam:
@@ -71,27 +83,35 @@ class ImageLosses:
 
     def __init__(self, config: ImageLossConfig, discriminator: nn.Module) -> None:
         self._config, self._discriminator = config, discriminator
-        self._perceptual = PerceptualLoss(
-            load_vgg() if config.perceptual == "vgg19" else random_vgg(width=config.perceptual_width)
-        )
+        self._perceptual = PerceptualLoss(load_vgg() if config.has_vgg else random_vgg(width=config.perceptual_width))
 
     def generator(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of rendered images [B, 3, S, S] that should look like `target`; its parts, detached."""
-        # not through the trainer: the discriminator gets no gradients here, and none are to be exchanged
-        self._discriminator.requires_grad_(False)
-        parts = {
-            "perceptual": self._perceptual(output, target),
-            "l1": functional.l1_loss(output, target),
-            "gan": logistic_generator_loss(self._discriminator(output)),
-        }
-        self._discriminator.requires_grad_(True)
         config = self._config
+        perceptual = self._perceptual(output, target) if config.perceptual_weight else output.new_zeros(())
+        parts = {"perceptual": perceptual, "l1": functional.l1_loss(output, target)}
         loss = config.perceptual_weight * parts["perceptual"] + config.l1_weight * parts["l1"]
-        loss = loss + config.gan_weight * parts["gan"]
+        if config.gan_weight:
+            parts["gan"] = self._unconvinced(output)
+            loss = loss + config.gan_weight * parts["gan"]
         return loss, {name: part.detach() for name, part in parts.items()}
 
-    def discriminator(self, real: Tensor, fake: Tensor, trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the learner's module 'dis' on real and rendered images [B, 3, S, S]; its parts, detached."""
+    def train_discriminator(self, real: Tensor, fake: Tensor, trainer: Trainer) -> dict[str, Tensor]:
+        """One step of the learner's module 'dis' on real and rendered images [B, 3, S, S]; the parts of its loss."""
+        if not self._config.gan_weight:
+            return {}
+        loss, parts = self._discriminator_loss(real, fake, trainer)
+        trainer.update("dis", loss)
+        return parts
+
+    def _unconvinced(self, output: Tensor) -> Tensor:
+        # not through the trainer: the discriminator gets no gradients here, and none are to be exchanged
+        self._discriminator.requires_grad_(False)
+        loss = logistic_generator_loss(self._discriminator(output))
+        self._discriminator.requires_grad_(True)
+        return loss
+
+    def _discriminator_loss(self, real: Tensor, fake: Tensor, trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
         scorer, config = trainer.module("dis"), self._config
         with trainer.autocast():
             loss = logistic_discriminator_loss(scorer(real), scorer(fake.detach()))

@@ -17,15 +17,11 @@ from models.edtalk.trained import GENERATOR, MOUTH, published_tensors, shape_of
 from storage import files
 from storage.errors import ConfigError
 from storage.keys import canonical_json, sha256_file
+from storage.weights import listed
 
 SYSTEM = "edtalk"
-_FROM_LIA = "Apache-2.0 as published, made from LIA's weights (CC BY-NC 4.0): not for commercial use"
-LICENCES = {
-    "EDTalk": _FROM_LIA,
-    "EDTalk_lip_pose": _FROM_LIA,
-    "Audio2Lip": "Apache-2.0 as published, holds Wav2Lip's audio encoder: not for commercial use",
-    "LIA": "CC BY-NC 4.0: not for commercial use",
-}
+# In lower case these are entries of models/weights.toml.
+NAMES = ("EDTalk", "EDTalk_lip_pose", "Audio2Lip", "LIA")
 
 
 def import_published(system: str, path: Path) -> dict[str, str | int]:
@@ -45,7 +41,7 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
     if system != SYSTEM:
         raise ConfigError(f"no published weights are known for {system!r}; there are those of {SYSTEM}")
     module, name, network = _network(published_tensors(path), str(path))
-    about = {"name": name, "licence": LICENCES[name], "source_sha256": sha256_file(path)[0]}
+    about = {"name": name, "licence": listed()[name.lower()].licence, "source_sha256": sha256_file(path)[0]}
     target = folders()[-1] / f"{name}.safetensors"
     state = {f"{module}.{key}": value.contiguous() for key, value in network.state_dict().items()}
     _write(target, state, about)
@@ -55,7 +51,7 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
 
 def imported() -> list[dict[str, str]]:
     """Name, licence, source_sha256 and path of every imported file."""
-    places = [folder / f"{name}.safetensors" for name in LICENCES for folder in folders()]
+    places = [folder / f"{name}.safetensors" for name in NAMES for folder in folders()]
     return [{"name": path.stem, "path": str(path)} | _about(path) for path in places if path.is_file()]
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.edtalk.audio_expression import ExpressionPredictor
-from models.edtalk.checkpoints import fit_state, read_published
+from models.edtalk.checkpoints import fit_state, read_parts
 from models.edtalk.model import EDTalk
 from models.edtalk.mouth_networks import MouthNetwork, mouth_network
 from models.edtalk.parent_state import has_rgb_residual, part_of
@@ -26,10 +26,11 @@ from storage.errors import ConfigError, StoreCorrupt, WeightsError
 from storage.keys import sha256_file
 from storage.runs import RunRecord, list_runs, load_run, run_folder
 from storage.stores import known_stores
+from storage.weights import listed
 
 # Modules in 'model' files, and in imported ones.
 GENERATOR, MOUTH, POSE, EXPRESSION = "gen", "audio2lip", "pose_flow", "expression"
-# Files that `talkset weights import` makes, by module, best first.
+# Files that `talkset weights import` makes, by module, best first; in lower case entries of models/weights.toml.
 IMPORTED: dict[str, tuple[str, ...]] = {GENERATOR: ("EDTalk", "EDTalk_lip_pose"), MOUTH: ("Audio2Lip",)}
 _SUFFIXES = {".pt", ".pth", ".safetensors"}
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def generator(weights: Weights) -> EDTalk:
     """
     state, name = weights.state, weights.name
     if "enc.fc.0.weight" in state:
-        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; train EDTalk's stages on it")
+        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; use EDTalk.pt or a run")
     model = EDTalk(shape_of(state, name), "direction_exp.weight" in state, has_rgb_residual(state))
     fit_state(model, state, name)
     return model
@@ -128,16 +129,10 @@ def published_tensors(path: Path) -> dict[str, Tensor]:
     """`<module>.<key>` of a published file: of its generator or its Audio2Lip.
 
     Raises:
-        WeightsError: see models.edtalk.checkpoints.read_published.
+        WeightsError: see models.edtalk.checkpoints.read_parts.
     """
-    found: dict[str, Tensor] = {}
-    for module in IMPORTED:
-        try:
-            found |= {f"{module}.{key}": value for key, value in read_published(path, module).items()}
-        except WeightsError:
-            if module == MOUTH and not found:
-                raise
-    return found
+    parts = read_parts(path, IMPORTED)
+    return {f"{module}.{key}": value for module, state in parts.items() for key, value in state.items()}
 
 
 def _built(make: Callable[[Mapping[str, Tensor]], T], weights: Weights) -> T:
@@ -162,9 +157,10 @@ def _imported_file(module: str) -> Path:
             return path
     if not names:
         raise WeightsError(f"no weights for {module!r}: nobody has published any; train them, and name the run")
+    published = listed()[names[0].lower()]
     raise WeightsError(
-        f"no weights for {module!r}: name a run or a file, or import a published one: talkset weights import edtalk"
-        f" {names[0]}.pt"
+        f"no weights for {module!r}: name a run or a file, or get {published.file} from {published.page} (licence:"
+        f" {published.licence}) and take it into use with `talkset weights import edtalk {published.file}`"
     )
 
 

@@ -14,10 +14,11 @@ from storage.errors import ConfigError
 from storage.keys import canonical_json, sha256_hex
 
 _GIB = 1 << 30
+_chosen: torch.device | None = None
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
-    """The device of this rank.
+    """The device of this rank; what the process computes from now on, it computes there (`chosen_device`).
 
     Args:
         wanted: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'; 'cuda' is the GPU numbered as the rank.
@@ -29,13 +30,23 @@ def choose_device(wanted: str, ranks: Ranks) -> torch.device:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
     try:
         device = torch.device(f"cuda:{ranks.local}" if name == "cuda" else name)
+        if device.type != "cuda":
+            torch.ones(1, device=device).cpu()
     except RuntimeError as error:
-        raise ConfigError(f"device {wanted!r}: {error}") from None
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ConfigError(f"device {wanted!r}: {reason}; use --device cpu") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    global _chosen
+    _chosen = device
     return device
+
+
+def chosen_device() -> torch.device:
+    """What `choose_device` gave last; before that a GPU where there is one."""
+    return _chosen or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

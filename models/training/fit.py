@@ -146,6 +146,10 @@ def _resume(job: Job, engine: Engine) -> str | None:
     if found is None or start.step >= engine.config.max_steps:
         raise ConfigError(f"run {start.run} has done {start.step} steps: set train.max_steps to more")
     engine.restore(found[1], found[0].plain, is_other_data=start.snapshot != job.snapshot.id)
+    if engine.is_done:
+        raise ConfigError(
+            f"run {start.run} ended by itself after {start.step} steps; these settings leave it nothing to do"
+        )
     return start.sha256
 
 
@@ -163,7 +167,7 @@ def _write_card(job: Job, engine: Engine) -> None:
         PreflightError: it lacks a field.
     """
     purpose, config = (job.stage.__doc__ or "").partition("\n")[0], engine.config
-    num_measured = num_validated(engine) or config.batch_size * ((config.max_steps - 1) % config.log_every + 1)
+    num_measured = num_validated(engine) or config.batch_size * ((engine.step - 1) % config.log_every + 1)
     inherited = _weights_behind(job.store, job.new.key)
     card = make_card(job.record, job.data, purpose, engine.step, num_measured, inherited)
     replace_durable(job.folder / CARD_FILE, render(card).encode())

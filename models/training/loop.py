@@ -18,7 +18,7 @@ from storage.errors import OutOfSpace
 
 
 def train(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], None], is_quiet: bool = False) -> None:
-    """Trains until max_steps; the first rank logs and saves into the run's folder.
+    """Trains until the engine is done; the first rank logs and saves into the run's folder.
 
     Args:
         engine: at the step to begin with.
@@ -55,10 +55,11 @@ def _loop(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], 
         signal_number = stack.enter_context(noted_signals())
         log = stack.enter_context(closing(MetricsLog(run, engine.step))) if engine.ranks.is_first else None
         bar = stack.enter_context(_progress(engine, run.name, is_quiet))
-        if engine.step >= config.max_steps:  # killed between the last checkpoint and the end of the run
+        if engine.is_done:  # killed between the last checkpoint and the end of the run
             _save(engine, run, identity, on_saved)
         for batch in engine.batches():
             engine.advance(batch)
+            bar.total = _last_step(engine)
             bar.update()
             _report(engine, log, bar)
             is_late = engine.ranks.is_first and time.monotonic() - saved_at > config.save_every_s
@@ -71,7 +72,7 @@ def _loop(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], 
 
 
 def _is_due(engine: Engine, every: int) -> bool:
-    return engine.step % every == 0 or engine.step == engine.config.max_steps
+    return engine.step % every == 0 or engine.is_done
 
 
 def _report(engine: Engine, log: MetricsLog | None, bar: Any) -> None:
@@ -104,4 +105,8 @@ def _save(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], 
 
 def _progress(engine: Engine, name: str, is_quiet: bool) -> Any:
     is_shown = engine.ranks.is_first and not is_quiet
-    return tqdm(initial=engine.step, total=engine.config.max_steps, desc=name, unit="step", disable=not is_shown)
+    return tqdm(initial=engine.step, total=_last_step(engine), desc=name, unit="step", disable=not is_shown)
+
+
+def _last_step(engine: Engine) -> int:
+    return engine.step if engine.is_done else engine.config.max_steps

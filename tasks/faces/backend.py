@@ -79,14 +79,18 @@ def backend_facts(name: str) -> BackendFacts:
     return BackendFacts(module.SOURCES, module.LIBRARIES, module.WEIGHT_FILES)
 
 
-def load_backend(name: str) -> FaceBackend:
+def load_backend(name: str, device: str | None = None) -> FaceBackend:
     """Build the backend whose module is tasks/faces/<name>.py.
+
+    Args:
+        name: of the module.
+        device: where a backend computes that can use a GPU, as torch calls it; None is a GPU if there is one.
 
     Raises:
         ConfigError: there is no such backend.
         WeightsError: a file or package that it needs is absent; the message says which and where to put it.
     """
-    return _module(name).load()
+    return _module(name).load(device)
 
 
 def _module(name: str) -> ModuleType:

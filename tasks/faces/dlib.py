@@ -72,8 +72,8 @@ class DlibBackend:
         return list(zip(boxes, scores, strict=True))
 
 
-def load() -> DlibBackend:
-    """The backend, ready to use."""
+def load(_device: str | None = None) -> DlibBackend:
+    """The backend, ready to use; it computes on the CPU."""
     return DlibBackend()
 
 

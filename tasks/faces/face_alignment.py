@@ -118,9 +118,9 @@ class FaceAlignmentBackend:
         return suppressed(decode_s3fd(maps, min_score))
 
 
-def load() -> FaceAlignmentBackend:
+def load(device: str | None = None) -> FaceAlignmentBackend:
     """The backend, ready to use."""
-    return FaceAlignmentBackend()
+    return FaceAlignmentBackend(device)
 
 
 def decode_s3fd(maps: Sequence["torch.Tensor"], min_score: float) -> NDArray[np.float32]:

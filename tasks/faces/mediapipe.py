@@ -154,8 +154,8 @@ class MediapipeBackend:
         self._landmarker.close()
 
 
-def load() -> MediapipeBackend:
-    """The backend, ready to use; closed by itself when the process ends."""
+def load(_device: str | None = None) -> MediapipeBackend:
+    """The backend, ready to use, on the CPU; closed by itself when the process ends."""
     import atexit
 
     backend = MediapipeBackend()

@@ -1,7 +1,7 @@
 """`talkset animate` from inputs to the file: the seven ways to drive, the time law, the mark, one line per fault."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from flows import animate_cli
+from models.edtalk.animator import Animator
 from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.code_sources import frame_order, smooth
 from models.edtalk.model import EDTalk
@@ -92,6 +93,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for name, has_expression in (("full", True), ("plain", False)):
         torch.save({"gen": calm(EDTalk(SMALL, has_expression)).state_dict()}, folder / f"{name}.pt")
+    broken = EDTalk(SMALL).state_dict()
+    torch.save({"gen": broken | {"dec.to_rgbs.2.bias": torch.full((1, 3, 1, 1), np.nan)}}, folder / "nan.pt")
     audio2lip = Audio2Lip()
     randomise(audio2lip.audio_encoder, torch.randn(64, 1, 80, 16))
     torch.save({"audio2lip": audio2lip.state_dict()}, folder / "Audio2Lip.pt")
@@ -99,6 +102,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, name in enumerate(("happy", "sad")):
         codes = np.random.default_rng(index).standard_normal((1, 10)).astype(np.float32)
         np.save(folder / "edtalk" / f"{name}.npy", 3 * codes)
+    np.save(folder / "huge.npy", np.full((1, 10), 1e300))
     np.save(folder / "pose.npy", np.random.default_rng(0).standard_normal((17, 6)).astype(np.float32))
     return folder
 
@@ -293,8 +297,40 @@ def test_paste_back_shows_the_whole_source(make, lab: Path, source: str) -> None
 
 
 def test_an_enhancer_doubles_the_picture(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.animate.load_enhancer", lambda: lambda picture: picture.repeat(2, 0).repeat(2, 1))
+    monkeypatch.setattr("flows.animate.load_enhancer", lambda device: lambda picture: picture.repeat(2, 0).repeat(2, 1))
     assert decode(make("face.png", "--audio", "speech.wav", "--seconds", "0.2", "--enhance")).shape == (5, 64, 64, 3)
+
+
+@pytest.mark.parametrize("rule", ["hold", "mirror", "mirror-drop-tail"])
+def test_no_more_of_a_video_is_encoded_than_the_result_needs(make, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    driven = (
+        "face.png",
+        "--pose",
+        "drive.mp4",
+        "--expression",
+        "mute.mp4",
+        "--pose-length",
+        rule,
+        "--expression-length",
+    )
+    make(*driven, rule, "--seconds", "0.24", "--save-codes", "cut")
+    make(*driven, rule, "--save-codes", "whole")
+    for part in ("pose", "expression"):
+        whole, cut = (np.load(f"{name}/{part}.npy") for name in ("whole", "cut"))
+        assert (len(whole), len(cut)) == (30, 6)
+        np.testing.assert_allclose(cut, whole[:6], atol=1e-4)
+    counts: list[int] = []
+    codes = Animator.codes
+    monkeypatch.setattr(Animator, "codes", lambda self, pictures: codes(self, _counted(pictures, counts)))
+    make("face.png", "--pose", "drive.mp4", "--seconds", "0.24")
+    assert counts == [1, 26]
+
+
+def _counted(pictures: Iterable[np.ndarray], counts: list[int]) -> Iterator[np.ndarray]:
+    counts.append(0)
+    for picture in pictures:
+        counts[-1] += 1
+        yield picture
 
 
 def test_inputs_that_are_squares_already(make) -> None:
@@ -394,6 +430,8 @@ def test_new_expression_weights_are_measured_and_used(lab: Path, store: Path, tm
     )
     answer(*common, "--expression", "mine.npy", "--seconds", "0.2", "--save-codes", "c")
     np.testing.assert_allclose(np.load("c/expression.npy"), codes.repeat(5, 0), atol=1e-6)
+    arguments = ("edtalk", "expression-weights", dataset, "angry", "--checkpoint", checkpoint)
+    assert "is no folder" in refusal(PreflightError, *arguments, "--out", "mine.npy/more.npy")
     assert "no clip labelled 'bored'" in refusal(
         ConfigError, "edtalk", "expression-weights", dataset, "bored", "--checkpoint", checkpoint
     )
@@ -412,6 +450,8 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
         "0.2",
     )
     assert "talkset weights import edtalk EDTalk.pt" in refusal(WeightsError, *common)
+    absent = answer("weights", "list")
+    assert "edtalk: absent; get EDTalk.pt from https://huggingface.co/tanhshuai0219/EDTalk\n" in absent
     told = answer("weights", "import", "edtalk", lab / "full.pt")
     assert "name: EDTalk\n" in told
     assert "sha256: " in told
@@ -420,6 +460,8 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
     answer(*common)
     listing = answer("weights", "list")
     assert "EDTalk: " in listing
+    assert "edtalk: at hand" in listing
+    assert "edtalk_lip_pose: absent" in listing
     assert "Audio2Lip: " in listing
     assert "not for commercial use" in listing
     assert "dlib68: " in listing
@@ -452,6 +494,11 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
         (ConfigError, {"--checkpoint": "edtalk-nothing"}, "0 runs fit it"),
         (ConfigError, {"--out": "out.avi"}, "let its name end in .mp4"),
         (ConfigError, {"--intensity": "nan"}, "--intensity nan"),
+        (ConfigError, {"--seconds": "inf"}, "--seconds inf"),
+        (ConfigError, {"--expression": "huge.npy"}, "NaN or infinite"),
+        (WeightsError, {"--checkpoint": "nan.pt"}, "a picture of NaN"),
+        (ConfigError, {"--device": "meta"}, "device 'meta'"),
+        (PreflightError, {"--mouth": "generated"}, "--mouth generated: No such file or directory; name a video"),
         (ConfigError, {"--device": "cuda:99"}, "device 'cuda:99'"),
         (ConfigError, {"--audio": None}, "nothing says how long"),
         (ConfigError, {"--audio": None, "--pose": "generated"}, "name one with --audio"),
@@ -469,7 +516,7 @@ def test_what_is_wrong_is_one_line_and_no_file(
         "--out": "out.mp4",
     }
     given |= {name: value for name, value in options.items() if name != "source"}
-    inputs = {"--audio", "--pose", "--checkpoint", "--mouth-checkpoint"}
+    inputs = {"--audio", "--pose", "--expression", "--checkpoint", "--mouth-checkpoint"}
     arguments = ["animate", str(lab / options.get("source", "face.png"))]  # type: ignore[operator]
     for name, value in given.items():
         is_file = name in inputs and value and "." in value
@@ -484,8 +531,29 @@ def test_two_faces_may_be_wanted(make) -> None:
 
 def test_the_source_is_not_overwritten(lab: Path) -> None:
     before = (lab / "mute.mp4").read_bytes()
-    assert "is the source itself" in refusal(ConfigError, "animate", lab / "mute.mp4", "--out", lab / "mute.mp4")
+    assert "it is read" in refusal(ConfigError, "animate", lab / "mute.mp4", "--out", lab / "mute.mp4")
     assert (lab / "mute.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--audio", "--pose", "--expression", "--mouth"])
+def test_nothing_that_is_read_is_overwritten(lab: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "link.mp4").symlink_to(lab / "drive.mp4")
+    arguments = ("animate", lab / "face.png", option, lab / "drive.mp4", "--out", tmp_path / "link.mp4")
+    assert "drive.mp4); name another file" in refusal(ConfigError, *arguments)
+
+
+def test_codes_that_are_read_are_not_overwritten(lab: Path, tmp_path: Path) -> None:
+    arguments = (
+        "animate",
+        lab / "face.png",
+        "--pose",
+        lab / "pose.npy",
+        "--out",
+        tmp_path / "a.mp4",
+        "--save-codes",
+        lab,
+    )
+    assert "pose.npy would be overwritten" in refusal(ConfigError, *arguments)
 
 
 def test_an_old_result_survives_a_failure(lab: Path, tmp_path: Path) -> None:

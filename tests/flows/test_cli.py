@@ -310,6 +310,17 @@ def test_another_datasets_store_is_refused(talkset: Talkset, catalog: Callable[.
     refresh(talkset, catalog(), store).fails(2, "synthetic", "small")
 
 
+# ---- training
+
+
+def test_a_run_that_goes_on_is_of_one_stage(talkset: Talkset, monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    monkeypatch.setenv("TALKSET_STORES", str(store))
+    train = ("train", "edtalk", "synthetic", "--preset", "smoke", "--device", "cpu")
+    talkset(*train, "--continue-from", "x").fails(2, "--stage", "once")
+    talkset(*train, "--stage", "reconstruction", "--allow-dataset-change").fails(2, "--continue-from")
+    talkset(*train, "--stage", "reconstruction", "--continue-from", "x").fails(2, "no run 'x' of edtalk reconstruction")
+
+
 # ---- dry run
 
 

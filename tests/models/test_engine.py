@@ -177,6 +177,26 @@ def test_resumed_training_equals_an_unbroken_one_bit_for_bit(small_store: Path, 
     assert {"distance", "critic"} == plain["sums"].keys()
 
 
+def test_a_finished_learner_ends_training_also_when_it_is_resumed(small_store: Path) -> None:
+    snapshot, toy, settings = Snapshot.open(small_store), stages.find("toy", "gan"), toy_config(stop_after=5)
+
+    def engine() -> Engine:
+        torch.manual_seed(5)
+        return Engine(toy.build(settings, snapshot, {}), settings.train)
+
+    unbroken, resumed, ended = run(engine()), engine(), engine()
+    assert (unbroken.step, unbroken.is_done) == (5, True)
+    tensors, plain = run(engine(), 3).state()
+    resumed.restore({name: value.clone() for name, value in tensors.items()}, plain)
+    assert not resumed.is_done
+    run(resumed)
+    ours, theirs = resumed.state(), unbroken.state()
+    assert ours[1] == theirs[1]
+    assert all(torch.equal(value, theirs[0][name]) for name, value in ours[0].items())
+    ended.restore(*ours)
+    assert (ended.is_done, list(ended.batches())) == (True, [])
+
+
 def test_every_epoch_has_its_own_order_and_its_own_frames(small_store: Path) -> None:
     settings = toy_config(train={"max_steps": 4, "num_workers": 1})
     learner = stages.find("toy", "gan").build(settings, Snapshot.open(small_store), {})

@@ -3,7 +3,7 @@
 Networks that draw pictures are made tiny; all else is the 'smoke' preset.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -47,12 +47,23 @@ def small_config(system: str, name: str) -> StageConfig:
     return smoke.model_copy(update={"train": train} | pictures)
 
 
-def make_engine(system: str, name: str, snapshot: Snapshot) -> Engine:
+class Recorder(Engine):
+    """Keeps the loss of the last step, without the discriminator's."""
+
+    objective = 0.0
+
+    def update(self, optimizer: str, loss: Tensor) -> None:
+        if optimizer != "dis":
+            self.objective = float(loss.detach())
+        super().update(optimizer, loss)
+
+
+def make_engine(system: str, name: str, snapshot: Snapshot) -> Recorder:
     """An engine at its first step; the parents have done one."""
     stage, config = stages.find(system, name), small_config(system, name)
     parents = {parent: parent_state(system, parent, snapshot) for parent in stage.PARENTS}
     torch.manual_seed(config.train.seed)
-    return Engine(stage.build(config, snapshot, parents), config.train)
+    return Recorder(stage.build(config, snapshot, parents), config.train)
 
 
 @cache
@@ -103,6 +114,23 @@ def test_it_learns_validates_and_draws_on_a_small_store(system: str, name: str, 
 
 
 @each_stage
+def test_the_loss_falls_on_a_fixed_batch(system: str, name: str, snapshot: Snapshot) -> None:
+    config = small_config(system, name)
+    images = getattr(config, "losses", None) or getattr(config, "images", None)
+    losses = objectives(make_engine(system, name, snapshot), images.gan_weight if images else 0.0)
+    assert has_fallen(losses), losses
+
+
+def test_at_a_learning_rate_of_zero_it_does_not(snapshot: Snapshot) -> None:
+    engine = make_engine("edtalk", "audio2expression", snapshot)
+    for optimizer in engine.learner.optimizers.values():
+        optimizer.param_groups[0]["lr"] = 0.0
+    losses = objectives(engine)
+    assert len(set(losses)) == 1, "the random numbers of the steps differ"
+    assert not has_fallen(losses)
+
+
+@each_stage
 def test_taken_up_from_its_state_it_ends_as_if_it_had_never_stopped(system: str, name: str, snapshot: Snapshot) -> None:
     first, second = make_engine(system, name, snapshot), make_engine(system, name, snapshot)
     batches = first.batches()
@@ -114,6 +142,26 @@ def test_taken_up_from_its_state_it_ends_as_if_it_had_never_stopped(system: str,
     first.advance(next(batches))
     second.advance(next(second.batches()))
     assert_equal(second.state()[0], first.state()[0])
+
+
+def objectives(engine: Recorder, gan_weight: float = 0.0, num_steps: int = 32) -> list[float]:
+    """The loss of each of some steps on one batch, without what the discriminator thinks of it."""
+    batch, losses = next(engine.batches()), []
+    for _ in range(num_steps):
+        # the same random numbers in each step: nothing but learning changes the loss
+        engine.generator.manual_seed(0)
+        torch.manual_seed(0)
+        scalars = engine.learner.train_step(batch, engine)
+        engine.step += 1
+        losses.append(engine.objective - gan_weight * float(scalars.get("gan", 0.0)))
+    return losses
+
+
+def has_fallen(losses: Sequence[float]) -> bool:
+    """Whether all of the last quarter are below all of the first, and their mean by at least a hundredth."""
+    part = len(losses) // 4
+    first, last = losses[:part], losses[-part:]
+    return max(last) < min(first) and (sum(first) - sum(last)) / abs(sum(first)) > 0.01
 
 
 def assert_finite(figures: Mapping[str, float]) -> None:

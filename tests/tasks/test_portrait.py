@@ -226,7 +226,7 @@ def test_two_faces_unless_the_largest_is_wanted(tmp_path: Path, backend) -> None
     for name, pair in (("left", [face, small]), ("right", [small, face])):
         rgb = np.concatenate(pair, axis=1)
         picture = save(tmp_path / f"{name}.png", rgb)
-        assert "2 faces; crop it to one of them, or take the largest" in refusal(picture, backend)
+        assert "2 faces; crop it to one of them, or use --largest-face" in refusal(picture, backend)
         x0, _, side = find_portrait(picture, lambda: backend, Framing(takes_largest=True)).shots[0].box
         assert (x0 + side / 2 > 300) == (name == "right")
     write_scene(tmp_path / "two.mp4", [rgb] * 30)

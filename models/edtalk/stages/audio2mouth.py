@@ -195,8 +195,7 @@ class Audio2MouthLearner:
             output = render_mouths(cast(EDTalk, self.modules["gen"]), batch, mouth)
             image_loss, image_parts = self._mouth_losses(output, batch)
         trainer.update("audio2lip", loss + image_loss)
-        dis_loss, dis_parts = self._image_losses.discriminator(batch["frames"].flatten(0, 1), output, trainer)
-        trainer.update("dis", dis_loss)
+        dis_parts = self._image_losses.train_discriminator(batch["frames"].flatten(0, 1), output, trainer)
         return parts | image_parts | dis_parts
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:

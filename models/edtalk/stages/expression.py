@@ -127,9 +127,8 @@ class ExpressionLearner:
             output, codes = trainer.module("gen")(batch["source"], target)
             loss, parts = self._losses.generator(output, target)
         trainer.update("gen", loss)
-        dis_loss, dis_parts = self._losses.discriminator(target, output, trainer)
-        trainer.update("dis", dis_loss)
-        return parts | dis_parts | {"expression_size": codes.expression.detach().float().norm(dim=1).mean()}
+        parts |= self._losses.train_discriminator(target, output, trainer)
+        return parts | {"expression_size": codes.expression.detach().float().norm(dim=1).mean()}
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Losses of the redrawn targets as in training, the mean absolute error of values in -1..1, and PSNR.

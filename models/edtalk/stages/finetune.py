@@ -2,8 +2,8 @@
 
 The first frames of each of the subject's videos are learned, the last ones held out. The held-out loss is measured
 before the first step and every `check_every` steps; the model file holds the weights with the lowest, so it is never
-worse there than what it started from. When the loss has not fallen for `patience` checks, the steps that are left do
-nothing. Meant for one process: the held-out loss is measured by each alike.
+worse there than what it started from. When the loss has not fallen for `patience` checks, training ends. Meant for one
+process: the held-out loss is measured by each alike.
 """
 
 import copy
@@ -124,25 +124,22 @@ class FinetuneLearner:
 
     @property
     def is_finished(self) -> bool:
-        """Whether further steps do nothing."""
+        """Whether the held-out loss has stopped falling."""
         return self._stop.is_over
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
-        """One step of the model, one of the discriminator; nothing once the held-out loss has stopped falling."""
+        """One step of the model, one of the discriminator."""
         if not self._stop.has_begun:
             self._check(trainer)
-        if self.is_finished:
-            return self._progress()
         target = batch["target"]
         with trainer.autocast():
             output, _ = trainer.module("trained")(batch["source"], target)
             loss, parts = self._losses.generator(output, target)
         trainer.update("trained", loss)
-        dis_loss, dis_parts = self._losses.discriminator(target, output, trainer)
-        trainer.update("dis", dis_loss)
+        parts |= self._losses.train_discriminator(target, output, trainer)
         if (trainer.step + 1) % self._config.check_every == 0:
             self._check(trainer)
-        return parts | dis_parts | self._progress()
+        return parts | {"held_out_best": self._stop.best}
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1) and PSNR of held-out frames, redrawn by the best weights so far.
@@ -162,9 +159,6 @@ class FinetuneLearner:
         source, target = batch["source"], batch["target"]
         drawn = (modules[name](source, target)[0] for name in ("gen", "trained"))
         return side_by_side(source, target, *drawn)
-
-    def _progress(self) -> dict[str, Tensor]:
-        return {"held_out_best": self._stop.best, "is_finished": torch.tensor(float(self.is_finished))}
 
     def _check(self, trainer: Trainer) -> None:
         """Measures the held-out loss and keeps the weights when it is the lowest."""

@@ -62,7 +62,7 @@ class Config(StageConfig):
 
 
 SMOKE = TrainConfig(
-    max_steps=10, batch_size=1, log_every=2, val_every=10, val_batches=2, picture_every=10, save_every=10
+    max_steps=6, batch_size=2, log_every=2, val_every=6, val_batches=2, picture_every=6, save_every=6
 )  # fmt: skip
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
@@ -132,9 +132,8 @@ class MouthPoseLearner:
             unlike = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
         # half: the published sum has the losses of four pictures and two pairs of codes, here means stand for both
         trainer.update("gen", loss + self._feature_weight * (unlike["mouth"] + unlike["pose"]) / 2)
-        dis_loss, dis_parts = self._losses.discriminator(target, drawn.crossed, trainer)
-        trainer.update("dis", dis_loss)
-        return parts | dis_parts | {name: value.detach() for name, value in unlike.items()}
+        parts |= self._losses.train_discriminator(target, drawn.crossed, trainer)
+        return parts | {name: value.detach() for name, value in unlike.items()}
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1) and PSNR, driven by the own target (`self`) and by the swapped ones (`cross`).

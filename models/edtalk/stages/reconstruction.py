@@ -21,7 +21,7 @@ from models.losses import psnr_db
 from models.train_config import StageConfig, TrainConfig
 from storage.snapshot import Snapshot
 
-VERSION = 1
+VERSION = 2
 PARENTS: tuple[str, ...] = ()
 FEATURES: tuple[str, ...] = ()
 
@@ -83,7 +83,7 @@ class ReconstructionLearner:
             "gen": generator_adam(generator.parameters(), config.losses),
             "dis": discriminator_adam(discriminator.parameters(), config.losses),
         }
-        self.averaged = self.exported = ("gen",)
+        self.averaged, self.exported = ("gen",), ("gen", "dis")
         self.train_set, self.val_set, self.collate = train_set, val_set, default_collate
         self._losses = ImageLosses(config.losses, discriminator)
 
@@ -94,9 +94,7 @@ class ReconstructionLearner:
             output = trainer.module("gen")(batch["source"], target)
             loss, parts = self._losses.generator(output, target)
         trainer.update("gen", loss)
-        dis_loss, dis_parts = self._losses.discriminator(target, output, trainer)
-        trainer.update("dis", dis_loss)
-        return parts | dis_parts
+        return parts | self._losses.train_discriminator(target, output, trainer)
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1) and PSNR of the redrawn targets.

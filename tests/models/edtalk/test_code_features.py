@@ -11,6 +11,8 @@ from models.edtalk.code_features import extract_codes
 from models.edtalk.images import image_of
 from models.edtalk.model import EDTalk
 from models.edtalk.shape import Shape
+from models.ranks import Ranks
+from models.training import environment
 from storage.snapshot import Snapshot
 from tests.synthetic_store import build_store
 
@@ -50,6 +52,15 @@ def test_codes_are_those_of_every_frame_alone(snapshot: Snapshot) -> None:
                 assert expected.expression is not None
                 np.testing.assert_allclose(codes.expression[frame], expected.expression[0], atol=1e-5)
     assert np.std([codes.mouth.mean(axis=0) for codes in found]) > 0, "not all the same"
+
+
+def test_computing_codes_draws_no_random_number(snapshot: Snapshot) -> None:
+    """The weights that a stage draws after it would depend on whether the codes were in the store already."""
+    model, before = generator(11), torch.get_rng_state()
+    count = num_objects(snapshot)
+    extract_codes(model, snapshot, snapshot.clips())
+    assert num_objects(snapshot) > count, "nothing was computed"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_they_are_computed_once_and_their_object_is_a_table(
@@ -102,6 +113,15 @@ def test_workers_decode_the_same(snapshot: Snapshot) -> None:
     clips = snapshot.clips()[:2]
     plain = code_features.encode_frames(generator(), snapshot, clips)
     assert np.array_equal(code_features.encode_frames(generator(), snapshot, clips, num_workers=1), plain)
+
+
+def test_they_are_computed_on_the_device_that_was_chosen(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(environment, "_chosen", None)
+    assert environment.chosen_device() == torch.device("cuda")
+    assert environment.choose_device("cpu", Ranks()) == environment.chosen_device() == torch.device("cpu")
+    (codes,) = extract_codes(generator(), snapshot, snapshot.clips()[:1])
+    assert np.isfinite(codes.mouth).all()
 
 
 def test_a_damaged_object_is_told(tmp_path: Path) -> None:

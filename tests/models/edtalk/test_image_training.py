@@ -1,7 +1,7 @@
 """Losses and optimisers of the image stages."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,10 +19,14 @@ RANDOM = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
 
 
 class Steps:
-    """As much of a trainer as the losses ask for."""
+    """As much of a trainer as the losses ask for; keeps the losses it is to make steps on."""
 
     def __init__(self, discriminator: nn.Module, step: int) -> None:
         self.discriminator, self.step = discriminator, step
+        self.updates: list[tuple[str, torch.Tensor]] = []
+
+    def update(self, optimizer: str, loss: torch.Tensor) -> None:
+        self.updates.append((optimizer, loss))
 
     def autocast(self) -> Any:
         return nullcontext()
@@ -30,6 +34,17 @@ class Steps:
     def module(self, name: str) -> nn.Module:
         assert name == "dis"
         return self.discriminator
+
+
+def step_of(
+    losses: ImageLosses, discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, step: int = 0
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss that the discriminator makes its step on, and its parts."""
+    trainer = Steps(discriminator, step)
+    parts = losses.train_discriminator(real, fake, cast(Any, trainer))
+    ((optimizer, loss),) = trainer.updates
+    assert optimizer == "dis"
+    return loss, parts
 
 
 @pytest.fixture
@@ -62,19 +77,32 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator(discriminat
 
 def test_the_discriminators_step_leaves_no_gradient_in_the_generator(discriminator: Discriminator) -> None:
     real, fake = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32, requires_grad=True)
-    loss, parts = ImageLosses(RANDOM, discriminator).discriminator(real, fake, Steps(discriminator, 0))
+    loss, parts = step_of(ImageLosses(RANDOM, discriminator), discriminator, real, fake)
     torch.testing.assert_close(loss, logistic_discriminator_loss(discriminator(real), discriminator(fake)))
     loss.backward()
     assert fake.grad is None
     assert set(parts) == {"dis"}
 
 
+def test_without_weight_the_discriminator_is_left_out(discriminator: Discriminator) -> None:
+    """Neither asked nor trained."""
+    discriminator.register_forward_hook(lambda *_: pytest.fail("the discriminator was asked"))
+    losses = ImageLosses(RANDOM.model_copy(update={"gan_weight": 0.0}), discriminator)
+    output, target = torch.rand(2, 3, 32, 32, requires_grad=True), torch.rand(2, 3, 32, 32)
+    loss, parts = losses.generator(output, target)
+    torch.testing.assert_close(loss.detach(), parts["perceptual"] + parts["l1"])
+    assert set(parts) == {"perceptual", "l1"}
+    trainer = Steps(discriminator, 0)
+    assert losses.train_discriminator(target, output, cast(Any, trainer)) == {}
+    assert trainer.updates == []
+
+
 def test_the_gradient_penalty_is_computed_now_and_then_and_weighs_as_if_always(discriminator: Discriminator) -> None:
     config = RANDOM.model_copy(update={"r1_weight": 10.0, "r1_every": 4})
     losses, real, fake = ImageLosses(config, discriminator), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
-    plain, without = losses.discriminator(real, fake, Steps(discriminator, 3))
+    plain, without = step_of(losses, discriminator, real, fake, step=3)
     assert without["r1"] == 0
-    loss, parts = losses.discriminator(real, fake, Steps(discriminator, 4))
+    loss, parts = step_of(losses, discriminator, real, fake, step=4)
     torch.testing.assert_close(loss, plain + 10 * parts["r1"])
     # a finite difference along the gradient gives its norm
     images = real.clone().requires_grad_(True)

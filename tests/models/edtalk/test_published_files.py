@@ -10,10 +10,11 @@ from torch import nn
 from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
-from models.edtalk.published_files import import_published, imported
+from models.edtalk.published_files import NAMES, import_published, imported
 from models.edtalk.trained import GENERATOR, MOUTH, find_weights, generator, mouth_model
 from storage.errors import ConfigError, WeightsError
 from storage.keys import sha256_file
+from storage.weights import listed
 from tests.models.edtalk.trained_runs import SMALL
 
 
@@ -60,6 +61,14 @@ def test_inference_finds_what_was_imported_and_prefers_the_full_model(tmp_path: 
     found = mouth_model(find_weights(MOUTH))
     assert all(torch.equal(value, audio.state_dict()[key]) for key, value in found.state_dict().items())
     assert {entry["name"] for entry in imported()} == {"EDTalk", "EDTalk_lip_pose", "Audio2Lip"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_an_entry_that_says_where_to_get_it(name: str) -> None:
+    entry = listed()[name.lower()]
+    assert entry.is_noncommercial
+    assert "not for commercial use" in entry.licence
+    assert (entry.url, entry.sha256) == ("", ""), "no file was seen: nothing is pinned, nothing is fetched"
 
 
 def test_a_tensor_too_few_or_too_many_is_refused(tmp_path: Path, cache: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.edtalk import speech_encoder
+from models.edtalk import speech_encoder, spoken_codes
 from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.audio_expression import ExpressionPredictor, MoodTable
 from models.edtalk.mouth_networks import MouthNetwork
@@ -23,6 +23,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sound is read in several pieces."""
     defaults = speech_encoder.encode_in_chunks.__wrapped__.__defaults__  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(speech_encoder.encode_in_chunks.__wrapped__, "__defaults__", (*defaults[:-1], 10))  # pyright: ignore[reportFunctionMemberAccess]
+    monkeypatch.setattr(spoken_codes, "AUDIO2LIP_FRAMES", 10)
 
 
 @pytest.fixture
@@ -44,6 +45,14 @@ def test_mouth_codes_are_those_of_all_sound_at_once(mel: np.ndarray, kind: str) 
     assert (codes.shape, codes.dtype, codes.requires_grad) == ((NUM_FRAMES, 20), torch.float32, False)
     with torch.no_grad():
         torch.testing.assert_close(codes, network(frame_windows(mel, 0, NUM_FRAMES)[None])[0], atol=1e-4, rtol=0)
+
+
+def test_an_audio2lip_sees_few_frames_at_once(mel: np.ndarray) -> None:
+    seen: list[int] = []
+    network = Audio2Lip().eval()
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    mouth_codes(network, mel, NUM_FRAMES)
+    assert seen == [10, 10, 10, 7]
 
 
 def flow() -> PoseFlow:

@@ -120,7 +120,8 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, store: Path) -> None:
     torch.save({"gen": {"a": torch.zeros(1)}}, tmp_path / "other.pt")
     torch.save({"audio2lip": Audio2Lip().state_dict()}, tmp_path / "Audio2Lip.pt")
     cases = {
-        None: r"no weights for 'gen': .*talkset weights import edtalk EDTalk\.pt",
+        None: r"no weights for 'gen': .*get EDTalk\.pt from https://huggingface.co/tanhshuai0219/EDTalk \(licence: .*not "
+        r"for commercial use\) .*`talkset weights import edtalk EDTalk\.pt`",
         str(tmp_path / "absent.pt"): "absent.pt: no such file",
         str(text): "not a readable checkpoint",
         str(tmp_path / "vox.pt"): "holds LIA's generator",

@@ -168,6 +168,43 @@ def test_a_stage_starts_from_its_parents_model(store: Path) -> None:
         fit_toy(store, "after", parents={"gan": first}, train={"seed": 1})
 
 
+# ---- ended by the learner
+
+STOPPED = {"stop_after": 5}
+
+
+def test_a_finished_learner_ends_the_run_as_its_last_step_would(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = fit_toy(store, **STOPPED)
+    folder = run_folder(store, record.id)
+    assert (record.state, record.sessions[0].last_step, record.sessions[0].exit_reason) == ("done", 5, "done")
+    assert [(entry.step, entry.kind) for entry in record.checkpoints[-2:]] == [(5, "model"), (5, "state")]
+    lines = read_metrics(folder)
+    assert [(line["kind"], line["step"]) for line in lines] == [("train", 3), ("train", 5), ("val", 5)]
+    assert record.metrics == lines[-1]["values"]
+    assert [path.name for path in folder.glob("pictures/*")] == ["00000005.png"]
+    assert "\n5 steps from random weights" in (folder / "README.md").read_text()
+    with pytest.raises(ConfigError, match=r"ended by itself after 5 steps"):
+        fit_toy(store, train={"max_steps": 15}, options={"continue_from": record.id}, **STOPPED)
+    monkeypatch.setattr(fit, "Engine", None)
+    assert fit_toy(store, **STOPPED) == record
+
+
+def test_a_run_that_its_learner_ends_is_resumed_from_anywhere(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted one step before the end, then between the last checkpoint and 'done'."""
+    unbroken = ending(store, fit_toy(store, **STOPPED).id)
+    shutil.rmtree(store / "runs")
+    with fault_at(4, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        fit_toy(store, **STOPPED)
+    with monkeypatch.context() as patch:
+        patch.delattr(fit, "_write_card")
+        with pytest.raises(NameError):
+            fit_toy(store, **STOPPED)
+    record = fit_toy(store, **STOPPED)
+    assert [(session.first_step, session.last_step) for session in record.sessions] == [(0, 4), (4, 5), (5, 5)]
+    assert record.state == "done"
+    assert_same_ending(ending(store, record.id), unbroken)
+
+
 # ---- killed and resumed
 
 
@@ -410,9 +447,9 @@ PLAIN = {"has_noise": False}  # what is random differs from rank to rank
 
 @pytest.fixture(scope="module")
 def spread(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store where two ranks fitted the default run and then, in the same processes, the one without noise."""
+    """A store where two ranks fitted in the same processes: the default run, one without noise, one that ends early."""
     store = shutil.copytree(small_store, tmp_path_factory.mktemp("spread") / "store")
-    code, _, err = drive({"store": str(store), "ranks": 2, "more": [PLAIN]})
+    code, _, err = drive({"store": str(store), "ranks": 2, "more": [PLAIN, PLAIN | STOPPED]})
     assert code == 0, err
     return store
 
@@ -443,6 +480,16 @@ def test_two_ranks_learn_what_one_learns(store: Path, spread: Path) -> None:
             torch.testing.assert_close(other["tensors"][name], value, rtol=1e-4, atol=1e-6)
         for ours, theirs in zip(other["lines"], ends[0]["lines"], strict=True):
             assert ours["values"] == pytest.approx(theirs["values"], rel=1e-4)
+
+
+def test_ranks_end_together_when_the_learner_of_the_first_is_finished(store: Path, spread: Path) -> None:
+    alone = fit_toy(store, **PLAIN, **STOPPED)
+    together = load_run(spread, alone.id)
+    assert together is not None
+    assert (together.state, together.sessions[0].last_step, together.sessions[0].num_ranks) == ("done", 5, 2)
+    assert len(hashes(spread, alone.id)) == 1
+    for name, value in ending(store, alone.id)["tensors"].items():
+        torch.testing.assert_close(ending(spread, alone.id)["tensors"][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_killed_rank_is_restarted_and_changes_nothing(store: Path, spread: Path, unbroken: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from storage.errors import WeightsError
 from tasks.faces import face_alignment
+from tasks.faces.backend import load_backend
 from tasks.faces.track import FaceTracker, TrackParams
 from tasks.geometry import face_box, hog_box, iou
 
@@ -101,6 +102,13 @@ def test_the_tracker_survives_untrained_networks(random_backend, grays):
     frames = [gray[::4, ::4] for gray in grays("cropped_256_25fps_60s.mp4", 100)[:2]]
     result = FaceTracker(random_backend, TrackParams(min_face_px=40)).push(frames)
     assert all(np.isfinite(track.landmarks).any() for track in result.tracks)
+
+
+def test_it_computes_where_it_is_told_to(random_weights, monkeypatch):
+    monkeypatch.setenv("TALKSET_WEIGHTS", str(random_weights))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backend = load_backend("face_alignment", "cpu")
+    assert backend.landmarks(np.zeros((64, 64), np.uint8), np.array([10.0, 10, 50, 50])).shape == (68, 2)
 
 
 def test_missing_files_are_named(tmp_path, monkeypatch):

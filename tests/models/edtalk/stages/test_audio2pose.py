@@ -54,16 +54,6 @@ def test_the_stage_is_found_with_its_presets() -> None:
     assert stages.weights(stage, stages.preset("edtalk", "audio2pose", "smoke")) == ()
 
 
-def test_the_loss_falls_on_a_fixed_batch(snapshot: Snapshot) -> None:
-    engine = engine_of(config(30), snapshot)
-    batch = next(engine.batches())
-    losses = []
-    for _ in range(30):
-        engine.advance(batch)
-        losses.append(engine.take_means()["nats"])
-    assert losses[-1] < losses[0] - 0.2
-
-
 def test_the_loss_counts_the_frames_inside_only(snapshot: Snapshot) -> None:
     engine = engine_of(config(), snapshot)
     batch = dict(next(engine.batches()))

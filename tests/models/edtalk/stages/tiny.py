@@ -23,21 +23,6 @@ def some_items(learner: Any, count: int) -> dict[str, Tensor]:
     return learner.collate([learner.train_set[index % len(learner.train_set)] for index in range(count)])
 
 
-def losses_on(learner: Any, train: Any, batch: dict[str, Tensor], num_steps: int) -> list[float]:
-    """Perceptual and pixel loss of each step on one batch."""
-    engine, losses = Engine(learner, train), []
-    for _ in range(num_steps):
-        scalars = learner.train_step(batch, engine)
-        losses.append(float(scalars["perceptual"] + scalars["l1"]))
-    return losses
-
-
-def has_fallen(losses: list[float], share: float) -> bool:
-    """Whether the last fifth is below `share` of the first fifth."""
-    part = len(losses) // 5
-    return sum(losses[-part:]) < share * sum(losses[:part])
-
-
 def changed(learner: Any, train: Any, num_steps: int, module: str = "gen") -> set[str]:
     """Names of the module's tensors that are not bit-equal after so many steps."""
     before = {key: value.clone() for key, value in learner.modules[module].state_dict().items()}

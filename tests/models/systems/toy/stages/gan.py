@@ -1,5 +1,6 @@
 """A GAN of a few weights that learns where the face is: two optimisers, a frozen module, noise and dropout."""
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ FEATURES = ("landmarks",)
 
 
 class Config(StageConfig):
-    """Settings of the toy; `fault` lets the loss, a gradient or the picture fail at a step."""
+    """Settings of the toy; some let it fail at a step, `stop_after` ends training before max_steps."""
 
     train: TrainConfig = TrainConfig(
         max_steps=12, batch_size=4, log_every=3, val_every=6, picture_every=6, save_every=4, ema_decay=0.9
@@ -25,6 +26,7 @@ class Config(StageConfig):
     nan_loss_at: int | None = None
     nan_gradient_at: int | None = None
     has_validation: bool = True
+    stop_after: int | None = None
 
 
 PRESETS = {"smoke": Config(), "paper": Config(train=TrainConfig(max_steps=1000, batch_size=4))}
@@ -69,6 +71,12 @@ class Toy:
     def _clips(self, split):
         options = ClipOptions(fields=("landmarks",), mode="frame", num_frames=1, split=split, seed=7)
         return ClipDataset(self.snapshot, options)
+
+    @property
+    def is_finished(self):
+        """Noticed by the first of several processes only, as a figure near its limit might be."""
+        is_over = int(self.modules["generator"].num_calls) == self.config.stop_after
+        return is_over and os.environ.get("RANK", "0") == "0"
 
     def train_step(self, batch, trainer):
         self.seen.append((trainer.step, batch["index"].tolist(), batch["frame"].flatten().tolist()))
