@@ -130,7 +130,14 @@ def train(
     preset: Annotated[str, typer.Option(help="Settings of the stages: smoke or paper.")] = "paper",
     stage: Annotated[list[str] | None, typer.Option(help="Only this one, and those it starts from.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, of the one --stage.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Another value than the preset's; can be repeated."),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(help="Imported weights in place of the stage they are of: LIA, EDTalk_lip_pose or EDTalk."),
+    ] = None,
     continue_from: Annotated[
         str | None, typer.Option(help="Id of a run of the one --stage; its newest state is begun with.")
     ] = None,
@@ -143,11 +150,12 @@ def train(
 
     Under torchrun each of its processes takes its share of every batch.
     """
-    from flows.train import Wishes, train_stages
+    from flows.train import train_stages
+    from flows.train_wishes import Wishes, parse_settings
     from models.failures import Interrupted
     from models.ranks import is_first_process
 
-    wishes = Wishes(max_steps, continue_from, allow_dataset_change)
+    wishes = Wishes(parse_settings(settings or []), published, continue_from, allow_dataset_change)
     try:
         answer = train_stages(system, snapshot, preset, stage, device, as_json, wishes)
     except Interrupted as interrupted:

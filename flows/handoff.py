@@ -86,7 +86,7 @@ def _missing(have: frozenset[str], system: str, policy: TrainingRule) -> list[st
     for name in chosen_stages(found, system, _stages(system, policy)):
         stage = found[name]
         lines |= {f"{name}: the snapshot has no {feature}": None for feature in stage.FEATURES if feature not in have}
-        for weight in stages.weights(stage, stages.preset(system, name, policy.preset)):
+        for weight in stages.preset(system, name, policy.preset).weights():
             why = weights.missing(weight)
             if why:
                 lines[f"{name}: {why}"] = None

@@ -1,8 +1,7 @@
 """Training: the stages of a system as a DAG of fit-or-skip steps on one published snapshot."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from prefect.runtime import deployment, flow_run
 
 from flows.logs import run_logger
 from flows.pools import GPU_LIMIT
+from flows.train_wishes import Wishes
 from flows.version import code_version
 from storage.errors import ConfigError
 from storage.runs import RunRecord, run_folder
@@ -23,32 +23,6 @@ Device = Literal["auto", "cpu", "cuda"]
 Fit = Callable[..., RunRecord]
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is asked of a single stage, the only one that is named.
-
-    Attributes:
-        max_steps: steps in all, instead of the preset's.
-        continue_from: id of a run of that stage whose newest state is begun with.
-        allow_dataset_change: that run may have been trained on another snapshot.
-    """
-
-    max_steps: int | None = None
-    continue_from: str | None = None
-    allow_dataset_change: bool = False
-
-    def require_clear(self, stages: Sequence[str] | None) -> None:
-        """Checks that it can be told what is meant.
-
-        Raises:
-            ConfigError: it cannot.
-        """
-        if self != Wishes() and len(stages or ()) != 1:
-            raise ConfigError("--continue-from and --max-steps are for one stage: name it with --stage, once")
-        if self.allow_dataset_change and not self.continue_from:
-            raise ConfigError("--allow-dataset-change is about a run that goes on: name it with --continue-from")
-
-
 def _flow_run_name() -> str:
     given: dict[str, Any] = flow_run.parameters  # pyright: ignore[reportAttributeAccessIssue]
     return f"train-{given['system']}-{given['snapshot'][:12]}"
@@ -57,8 +31,9 @@ def _flow_run_name() -> str:
 @flow(name="train", flow_run_name=_flow_run_name, persist_result=False, result_serializer="json")
 def train(
     system: Literal["edtalk", "emogene", "realtalk"], snapshot: str, preset: str = "paper",
-    stages: list[str] | None = None, device: Device = "auto", is_quiet: bool = True, max_steps: int | None = None,
-    continue_from: str | None = None, allow_dataset_change: bool = False,
+    stages: list[str] | None = None, device: Device = "auto", is_quiet: bool = True,
+    settings: dict[str, Any] | None = None, published: str | None = None, continue_from: str | None = None,
+    allow_dataset_change: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains a system's stages on a published snapshot; what was trained before on equal terms is skipped.
 
@@ -69,14 +44,15 @@ def train(
         stages: Only these, and those they start from; all by default.
         device: auto takes a GPU where there is one.
         is_quiet: No progress bars on the terminal.
-        max_steps: Train the one stage that is named for so many steps in all.
+        settings: Other values than the preset's, such as "finetune.subject": "M003" or "expression.train.max_steps": 9.
+        published: Imported weights (LIA, EDTalk_lip_pose, EDTalk) in place of the stage they are of.
         continue_from: Id of a run of the one stage that is named; its newest state is begun with.
         allow_dataset_change: That run may have been trained on another snapshot.
 
     Returns:
         snapshot id, and per stage the id of its run, its state, metrics and model file.
     """
-    wishes = Wishes(max_steps, continue_from, allow_dataset_change)
+    wishes = Wishes(settings or {}, published, continue_from, allow_dataset_change)
     with _gpu_slot(device):
         answer = train_stages(system, snapshot, preset, stages, device, is_quiet, wishes, fit)
     create_markdown_artifact(
@@ -87,28 +63,34 @@ def train(
 
 def train_stages(
     system: str, snapshot: str, preset: str = "paper", stages: Sequence[str] | None = None, device: Device = "auto",
-    is_quiet: bool = True, wishes: Wishes = Wishes(), fit: Fit | None = None,
+    is_quiet: bool = True, wishes: Wishes | None = None, fit: Fit | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The same without Prefect: every stage after those it starts from.
 
     Args:
-        wishes: of the only stage in `stages`; those it starts from are as the preset says.
+        wishes: see Wishes.
         fit: stands in for models.training.fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
 
     Raises:
-        ConfigError: no such system, snapshot, stage or preset, or it is not clear which stage is meant.
+        ConfigError: no such system, snapshot, stage, preset or setting, or it is not clear which stage is meant.
+        WeightsError: published weights are not imported.
     """
     from models.stages import discover
+    from models.stages import preset as find_preset
     from models.training.fit import fit_stage
+    from models.training.published import find_published
 
-    wishes.require_clear(stages)
+    wishes = wishes or Wishes()
     data, found, done = find_snapshot(snapshot), discover(system), dict[str, RunRecord]()
-    for name in chosen_stages(found, system, stages):
+    given = dict([find_published(system, found, wishes.published)] if wishes.published else [])
+    chosen = chosen_stages(found, system, stages, given)
+    wishes.require_clear(stages or (), chosen)
+    for name in chosen:
         own = wishes if name in (stages or ()) else Wishes()
         done[name] = (fit or fit_stage)(
-            data.store, data.id, system, name, _config(system, name, preset, own.max_steps), preset,
-            {parent: done[parent] for parent in found[name].PARENTS}, code_version(), device, is_quiet,
-            own.allow_dataset_change, own.continue_from,
+            data.store, data.id, system, name, wishes.config(name, find_preset(system, name, preset)), preset,
+            {parent: given.get(parent) or done[parent] for parent in found[name].PARENTS}, code_version(), device,
+            is_quiet, own.allow_dataset_change, own.continue_from,
         )  # fmt: skip
     return {"system": system, "snapshot": data.id, "dataset": data.body.dataset, "number": data.body.number,
             "stages": [_line(data, record) for record in done.values()]}  # fmt: skip
@@ -117,7 +99,7 @@ def train_stages(
 @task(task_run_name="{system}-{stage}", cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
 def fit(
     store: Path, snapshot_id: str, system: str, stage: str, config: Any, preset: str,
-    parents: Mapping[str, RunRecord], code_version: str, device: Device, is_quiet: bool, allow_dataset_change: bool,
+    parents: Mapping[str, Any], code_version: str, device: Device, is_quiet: bool, allow_dataset_change: bool,
     continue_from: str | None,
 ) -> RunRecord:  # fmt: skip
     """Fit one stage, or find that it is fitted. Called, not submitted: it must hear signals in the main thread."""
@@ -131,29 +113,41 @@ def fit(
     return record
 
 
-def chosen_stages(found: Mapping[str, Any], system: str, stages: Sequence[str] | None) -> list[str]:
+def chosen_stages(
+    found: Mapping[str, Any], system: str, stages: Sequence[str] | None, given: Collection[str] = ()
+) -> list[str]:
     """The stages asked for and all they start from, in the order of the DAG; all when none is asked for.
 
+    Args:
+        found: the system's stages.
+        system: its name.
+        stages: asked for.
+        given: stages that something stands in for; neither they nor what only they start from are trained.
+
     Raises:
-        ConfigError: no such stage.
+        ConfigError: no such stage, or one of `given` is asked for.
     """
     unknown = sorted(set(stages or ()) - set(found))
     if unknown:
         raise ConfigError(f"{system} has no stage {unknown[0]!r}; there are {', '.join(found)}")
-    wanted = set(stages or found)
+    if twice := sorted(set(stages or ()) & set(given)):
+        raise ConfigError(f"{system} {twice[0]}: published weights stand in for it, so it is not trained")
+    wanted = set(stages or _behind(found, given))
     for name in reversed(list(found)):
         if name in wanted:
-            wanted |= set(found[name].PARENTS)
+            wanted |= set(found[name].PARENTS) - set(given)
     return [name for name in found if name in wanted]
 
 
-def _config(system: str, stage: str, preset: str, max_steps: int | None) -> Any:
-    from models.stages import preset as find_preset
-
-    config = find_preset(system, stage, preset)
-    if max_steps is None:
-        return config
-    return config.model_copy(update={"train": config.train.model_copy(update={"max_steps": max_steps})})
+def _behind(found: Mapping[str, Any], given: Collection[str]) -> set[str]:
+    """All stages, or all that start from one of the given ones, directly or not."""
+    if not given:
+        return set(found)
+    reached = set(given)
+    for name, stage in found.items():
+        if reached & set(stage.PARENTS):
+            reached.add(name)
+    return reached - set(given)
 
 
 def _gpu_slot(device: Device) -> AbstractContextManager[Any]:

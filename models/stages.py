@@ -24,7 +24,7 @@ ParentStates = Mapping[str, dict[str, Tensor]]
 class Stage(Protocol):
     """What a stage's module offers; the first line of its docstring says what it trains.
 
-    It may also offer `weights(config) -> tuple[str, ...]`: entries of models/weights.toml that it cannot do without.
+    It may also offer PUBLISHED, the name of published weights that can stand in for a finished run of it.
 
     Attributes:
         VERSION: raised by hand when the same config gives other numbers.
@@ -92,12 +92,6 @@ def preset(system: str, stage: str, name: str) -> StageConfig:
     if name not in presets:
         raise ConfigError(f"{system} {stage} has no preset {name!r}; there are {', '.join(sorted(presets))}")
     return presets[name]
-
-
-def weights(stage: Stage, config: StageConfig) -> tuple[str, ...]:
-    """Entries of models/weights.toml that the stage cannot do without."""
-    listing = getattr(stage, "weights", None)
-    return listing(config) if listing else ()
 
 
 def _folders(system: str) -> list[str]:

@@ -54,6 +54,10 @@ class StageConfig(BaseModel):
 
     train: TrainConfig
 
+    def weights(self) -> tuple[str, ...]:
+        """Entries of models/weights.toml that a stage with these settings cannot do without."""
+        return ()
+
     def key_config(self) -> dict[str, Any]:
         """What of the settings determines the result, and so the id of the run."""
         return self.model_dump(mode="json", exclude={"train": _HOUSEKEEPING})

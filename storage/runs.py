@@ -106,6 +106,7 @@ class RunKey(Strict):
         config: resolved hyper-parameters.
         parents: stage -> checkpoint it starts from.
         weights: entry of weights.toml -> sha256.
+        published: stage -> the one of `weights` that stood in for a run of it.
         continued_from: see Continuation; None for a run that starts from its first weights.
     """
 
@@ -116,6 +117,7 @@ class RunKey(Strict):
     config: dict[str, Any]
     parents: dict[str, Parent] = {}
     weights: dict[str, str] = {}
+    published: dict[str, str] = {}
     continued_from: Continuation | None = None
 
     def run_id(self) -> str:
@@ -127,6 +129,8 @@ class RunKey(Strict):
         content = self.model_dump(mode="json")
         content["parents"] = {stage: parent.sha256 for stage, parent in self.parents.items()}
         content["continued_from"] = self.continued_from and self.continued_from.sha256
+        if not self.published:
+            del content["published"]  # ids made before there was such a thing stay
         return sha256_hex(canonical_json(content))
 
 

@@ -50,8 +50,8 @@ def resolve(name: str) -> Path:
     path = next((place for place in _places(entry) if place.is_file()), None)
     if path is None:
         path = _download(name, entry)
-    if entry.sha256 and _sha256(path) != entry.sha256:
-        wrong = f"sha256 is {_sha256(path)}, weights {name!r} must have {entry.sha256}"
+    if entry.sha256 and sha256_of(path) != entry.sha256:
+        wrong = f"sha256 is {sha256_of(path)}, weights {name!r} must have {entry.sha256}"
         raise WeightsError(f"{path}: {wrong}; remove it and get it from {entry.page}")
     return path
 
@@ -70,8 +70,33 @@ def fingerprint(name: str) -> str:
     Raises:
         WeightsError: as `resolve`.
     """
-    digest = _sha256(resolve(name))
+    digest = sha256_of(resolve(name))
     return digest if listed()[name].sha256 else f"unpinned:{digest}"
+
+
+def imported_folders(system: str) -> list[Path]:
+    """Where files of a system lie that were taken into use or made here, in the order in which they are looked for."""
+    named = [Path(os.environ["TALKSET_WEIGHTS"])] if os.environ.get("TALKSET_WEIGHTS") else []
+    return [folder / system for folder in (*named, cache_folder() / "weights")]
+
+
+def imported_file(system: str, name: str) -> Path:
+    """The file that `talkset weights import` made of published weights; `name` in lower case is their entry.
+
+    Raises:
+        WeightsError: there is none; one line says what to do.
+    """
+    for folder in imported_folders(system):
+        if (folder / f"{name}.safetensors").is_file():
+            return folder / f"{name}.safetensors"
+    raise WeightsError(f"weights {name!r} not found: {how_to_import(system, name)}")
+
+
+def how_to_import(system: str, name: str) -> str:
+    """What to do to have the imported file."""
+    entry = listed()[name.lower()]
+    command = f"talkset weights import {system} {entry.file}"
+    return f"get {entry.file} from {entry.page} (licence: {entry.licence}) and take it into use with `{command}`"
 
 
 def cache_folder() -> Path:
@@ -120,7 +145,12 @@ def _how_to_get(name: str, entry: WeightFile) -> str:
     return f"weights {name!r} not found: {source} and put it into {folder}{allow}"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hex digest of a weight file.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
     status = path.stat()
     return _sha256_of(path, status.st_size, status.st_mtime_ns)
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
+from models.edtalk.shape import Shape
 from models.learner import Trainer
 from models.losses import gradient_penalty, logistic_discriminator_loss, logistic_generator_loss
 from models.perceptual import WEIGHTS, PerceptualLoss, load_vgg, random_vgg
+from models.train_config import StageConfig
 
 GENERATOR_LR, GENERATOR_BETAS = 0.002 * 4 / 5, (0.0, 0.99 ** (4 / 5))
 DISCRIMINATOR_LR, DISCRIMINATOR_BETAS = 0.002 * 16 / 17, (0.0, 0.99 ** (16 / 17))
@@ -51,18 +53,40 @@ class ImageLossConfig(BaseModel):
         return (WEIGHTS,) if self.has_vgg else ()
 
     @property
+    def generator_betas(self) -> tuple[float, float]:
+        """Adam's decay rates for the generator."""
+        return self.generator_beta1, GENERATOR_BETAS[1]
+
+    @property
     def has_vgg(self) -> bool:
         """Whether VGG-19's file is needed."""
         return self.perceptual == "vgg19" and self.perceptual_weight > 0
 
 
+# Of the presets that show on a CPU that everything works; no file is needed.
+SMALL_LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
+
+
+class ImageStageConfig(StageConfig):
+    """Settings that all stages which train on images have.
+
+    Attributes:
+        shape: sizes of the networks, those of the parent if there is one.
+        losses: settings of the losses and optimisers.
+    """
+
+    shape: Shape = Shape()
+    losses: ImageLossConfig = ImageLossConfig()
+
+    def weights(self) -> tuple[str, ...]:
+        """See StageConfig."""
+        return self.losses.weights()
+
+
 def generator_adam(parameters: Iterable[nn.Parameter], config: ImageLossConfig) -> Adam:
     """Adam for the parameters that are trained."""
-    return Adam(
-        [p for p in parameters if p.requires_grad],
-        lr=config.generator_lr,
-        betas=(config.generator_beta1, GENERATOR_BETAS[1]),
-    )
+    chosen = [p for p in parameters if p.requires_grad]
+    return Adam(chosen, lr=config.generator_lr, betas=config.generator_betas)
 
 
 def discriminator_adam(parameters: Iterable[nn.Parameter], config: ImageLossConfig) -> Adam:

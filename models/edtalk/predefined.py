@@ -6,7 +6,6 @@ The folder is `edtalk` in $TALKSET_WEIGHTS or in the cache of weights. Names in 
 disgusted, fear, happy, neutral, sad, surprised.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,20 +19,14 @@ from models.edtalk.code_sources import read_codes
 from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
 from storage.errors import ConfigError, WeightsError
 from storage.snapshot import ClipRef, Snapshot
-from storage.weights import cache_folder
+from storage.weights import imported_folders
 
-FOLDER = "edtalk"
-
-
-def folders() -> list[Path]:
-    """Where EDTalk's files may lie, in the order in which they are looked for."""
-    named = [Path(os.environ["TALKSET_WEIGHTS"])] if os.environ.get("TALKSET_WEIGHTS") else []
-    return [folder / FOLDER for folder in (*named, cache_folder() / "weights")]
+SYSTEM = "edtalk"
 
 
 def names() -> tuple[str, ...]:
     """Expressions that are at hand, sorted."""
-    return tuple(sorted({path.stem for folder in folders() for path in folder.glob("*.npy")}))
+    return tuple(sorted({path.stem for folder in imported_folders(SYSTEM) for path in folder.glob("*.npy")}))
 
 
 def expression(name: str, num_codes: int = 10) -> Tensor:
@@ -45,8 +38,12 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
     """
     plain = canonical_emotion(name)
     spellings = dict.fromkeys((name, plain, MEAD_SPELLING.get(plain, plain)))
+    folders = imported_folders(SYSTEM)
     places = [
-        folder / f"{spelling}.npy" for folder in folders() for spelling in spellings if spelling in _stems(folder)
+        folder / f"{spelling}.npy"
+        for folder in imported_folders(SYSTEM)
+        for spelling in spellings
+        if spelling in _stems(folder)
     ]
     if places:
         return read_codes(places[0], num_codes)
@@ -55,7 +52,7 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
         known = ", ".join(MEAD_SPELLING.get(emotion, emotion) for emotion in EMOTIONS)
         raise ConfigError(f"no expression {name!r}: neither a file, nor one of {known}; at hand are {have}")
     raise WeightsError(
-        f"no codes for expression {name!r}: put {MEAD_SPELLING.get(plain, plain)}.npy into {folders()[0]}, or make them"
+        f"no codes for expression {name!r}: put {MEAD_SPELLING.get(plain, plain)}.npy into {folders[0]}, or make them"
         f" with `talkset edtalk expression-weights` (at hand: {have})"
     )
 

@@ -12,14 +12,12 @@ from models.edtalk.checkpoints import fit_state
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
 from models.edtalk.parent_state import part_of
-from models.edtalk.predefined import folders
-from models.edtalk.trained import GENERATOR, MOUTH, published_tensors, shape_of
+from models.edtalk.trained import GENERATOR, MOUTH, SYSTEM, published_tensors, shape_of
 from storage import files
 from storage.errors import ConfigError
 from storage.keys import canonical_json, sha256_file
-from storage.weights import listed
+from storage.weights import imported_folders, listed
 
-SYSTEM = "edtalk"
 # In lower case these are entries of models/weights.toml.
 NAMES = ("EDTalk", "EDTalk_lip_pose", "Audio2Lip", "LIA")
 
@@ -42,7 +40,7 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
         raise ConfigError(f"no published weights are known for {system!r}; there are those of {SYSTEM}")
     module, name, network = _network(published_tensors(path), str(path))
     about = {"name": name, "licence": listed()[name.lower()].licence, "source_sha256": sha256_file(path)[0]}
-    target = folders()[-1] / f"{name}.safetensors"
+    target = imported_folders(SYSTEM)[-1] / f"{name}.safetensors"
     state = {f"{module}.{key}": value.contiguous() for key, value in network.state_dict().items()}
     _write(target, state, about)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -51,7 +49,7 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
 
 def imported() -> list[dict[str, str]]:
     """Name, licence, source_sha256 and path of every imported file."""
-    places = [folder / f"{name}.safetensors" for name in NAMES for folder in folders()]
+    places = [folder / f"{name}.safetensors" for name in NAMES for folder in imported_folders(SYSTEM)]
     return [{"name": path.stem, "path": str(path)} | _about(path) for path in places if path.is_file()]
 
 

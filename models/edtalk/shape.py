@@ -51,3 +51,7 @@ class Shape(BaseModel):
     def sides_px(self) -> tuple[int, ...]:
         """Sides of the feature maps that pass from the encoder to the generator, coarse to fine: 8, 16, ... size_px."""
         return tuple(2**power for power in range(3, self.size_px.bit_length()))
+
+
+# Of the presets that show on a CPU that everything works.
+SMALL = Shape(width=1 / 16, latent_dim=64)

@@ -5,6 +5,7 @@ own; those that belong to a generator's run are found by what they started from.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,15 +20,15 @@ from models.edtalk.model import EDTalk
 from models.edtalk.mouth_networks import MouthNetwork, mouth_network
 from models.edtalk.parent_state import has_rgb_residual, part_of
 from models.edtalk.pose_flow import PoseFlow
-from models.edtalk.predefined import folders
 from models.edtalk.shape import CORE_PX, Shape
 from models.training import checkpoint
 from storage.errors import ConfigError, StoreCorrupt, WeightsError
 from storage.keys import sha256_file
 from storage.runs import RunRecord, list_runs, load_run, run_folder
 from storage.stores import known_stores
-from storage.weights import listed
+from storage.weights import how_to_import, imported_file
 
+SYSTEM = "edtalk"
 # Modules in 'model' files, and in imported ones.
 GENERATOR, MOUTH, POSE, EXPRESSION = "gen", "audio2lip", "pose_flow", "expression"
 # Files that `talkset weights import` makes, by module, best first; in lower case entries of models/weights.toml.
@@ -87,7 +88,7 @@ def generator(weights: Weights) -> EDTalk:
     """
     state, name = weights.state, weights.name
     if "enc.fc.0.weight" in state:
-        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; use EDTalk.pt or a run")
+        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; use EDTalk.pt or a run, or train with --published LIA")
     model = EDTalk(shape_of(state, name), "direction_exp.weight" in state, has_rgb_residual(state))
     fit_state(model, state, name)
     return model
@@ -152,16 +153,12 @@ def _read_file(path: Path, module: str) -> Weights:
 
 def _imported_file(module: str) -> Path:
     names = IMPORTED.get(module, ())
-    for path in (folder / f"{name}.safetensors" for name in names for folder in folders()):
-        if path.is_file():
-            return path
     if not names:
         raise WeightsError(f"no weights for {module!r}: nobody has published any; train them, and name the run")
-    published = listed()[names[0].lower()]
-    raise WeightsError(
-        f"no weights for {module!r}: name a run or a file, or get {published.file} from {published.page} (licence:"
-        f" {published.licence}) and take it into use with `talkset weights import edtalk {published.file}`"
-    )
+    for name in names:
+        with suppress(WeightsError):
+            return imported_file(SYSTEM, name)
+    raise WeightsError(f"no weights for {module!r}: name a run or a file, or {how_to_import(SYSTEM, names[0])}")
 
 
 def _read_run(store: Path, record: RunRecord, module: str) -> Weights:
@@ -176,7 +173,7 @@ def _find_run(which: str) -> tuple[Path, RunRecord]:
         stores, digits = [folder.parents[1]], folder.name
     else:
         stores, digits = known_stores(), which
-    runs = [(store, run) for store in stores for run in list_runs(store) if run.key.system == "edtalk"]
+    runs = [(store, run) for store in stores for run in list_runs(store) if run.key.system == SYSTEM]
     found = [pair for pair in runs if pair[1].id == digits] or [pair for pair in runs if pair[1].id.startswith(digits)]
     if len(found) != 1:
         have = ", ".join(run.id for _, run in runs) or "none"

@@ -10,19 +10,14 @@ from torch import Tensor, nn
 
 from models.edtalk.checkpoints import fit_state
 from storage.errors import WeightsError
-from storage.weights import listed, missing, resolve
+from storage.weights import missing, resolve
 
 AUDIO_ENCODER, SYNCNET = "wav2lip", "wav2lip_syncnet"
 
 
-def is_listed(name: str) -> bool:
-    """Whether models/weights.toml has the entry."""
-    return name in listed()
-
-
 def is_at_hand(name: str) -> bool:
-    """Whether models/weights.toml lists the entry and its file is there or may be fetched."""
-    return is_listed(name) and missing(name) is None
+    """Whether the file of the entry is there or may be fetched."""
+    return missing(name) is None
 
 
 def load_wav2lip(name: str, module: nn.Module, part: str = "") -> None:
@@ -34,10 +29,8 @@ def load_wav2lip(name: str, module: nn.Module, part: str = "") -> None:
         part: beginning of the names of its tensors in the file; the rest of the file is not used.
 
     Raises:
-        WeightsError: the file is not listed, missing, or holds something else.
+        WeightsError: the file is missing, or holds something else.
     """
-    if not is_listed(name):
-        raise WeightsError(f"models/weights.toml lists no {name!r}; add an entry for the file, or train without it")
     path = resolve(name)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

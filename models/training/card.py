@@ -92,6 +92,7 @@ class ModelCard(BaseModel):
     cost_h: Annotated[float, Field(ge=0)]
     hardware: Annotated[dict[str, Any], Field(min_length=1)]
     parents: dict[str, str]
+    published: dict[str, str]
     continued_from: str
     metrics: Annotated[dict[str, float], Field(min_length=1)]
     metrics_of: Text
@@ -147,7 +148,7 @@ def make_card(
         config=record.key.config, steps=step, seed=record.seed, code_version=record.code_version,
         packages_sha256=record.packages_sha256, sessions=len(record.sessions), cost_h=_cost_h(record.sessions),
         hardware=record.sessions[-1].hardware if record.sessions else {},
-        parents={stage: parent.run for stage, parent in record.key.parents.items()},
+        parents={stage: parent.run for stage, parent in record.key.parents.items()}, published=record.key.published,
         continued_from=f"run {began.run}, step {began.step}, snapshot {began.snapshot}" if began else "",
         metrics=record.metrics, metrics_of="train" if _is_of_training(record.metrics) else "val",
         num_measured=num_measured,
@@ -184,8 +185,9 @@ def _sections(card: ModelCard) -> list[str]:
 
 
 def _training(card: ModelCard) -> str:
-    begin = ", ".join(f"stage {stage} of run {run}" for stage, run in card.parents.items())
-    begin = card.continued_from or begin or "random weights"
+    begins = [f"stage {stage} of run {run}" for stage, run in card.parents.items()]
+    begins += [f"the published weights {name} in place of stage {stage}" for stage, name in card.published.items()]
+    begin = card.continued_from or ", ".join(begins) or "random weights"
     hardware = ", ".join(f"{name} {value}" for name, value in card.hardware.items())
     return (
         f"{card.steps} steps from {begin}; seed {card.seed}; {card.cost_h:.3f} process hours in {card.sessions} "

@@ -25,6 +25,7 @@ from models.training.gpu_lock import gpu_lock
 from models.training.job import Job
 from models.training.loop import train
 from models.training.preflight import continuation, require_data, require_parents
+from models.training.published import Published, tensors_of
 from models.training.session import note_checkpoints, session
 from storage import weights
 from storage.errors import ConfigError
@@ -37,7 +38,7 @@ LOCK_FILE = "run.lock"
 
 def fit_stage(
     store: Path, snapshot_id: str, system: str, stage: str, config: StageConfig, preset: str,
-    parents: Mapping[str, RunRecord], code_version: str, device: str = "auto", is_quiet: bool = False,
+    parents: Mapping[str, RunRecord | Published], code_version: str, device: str = "auto", is_quiet: bool = False,
     allow_dataset_change: bool = False, continue_from: str | None = None,
 ) -> RunRecord:  # fmt: skip
     """Fits a stage, resumes it, or returns it when it is done.
@@ -48,7 +49,7 @@ def fit_stage(
         system, stage: see models.stages.
         config: of the stage.
         preset: name it was made from, for people.
-        parents: stage -> finished run, for each of the stage's PARENTS.
+        parents: stage -> finished run, or what stands in for it, for each of the stage's PARENTS.
         code_version: of this package.
         device: see models.training.environment.choose_device.
         is_quiet: without a progress bar.
@@ -70,10 +71,14 @@ def fit_stage(
     snapshot, chosen = Snapshot.open(store, snapshot_id), stages.find(system, stage)
     needed = require_parents(f"{system} {stage}", chosen, parents)
     require_data(f"{system} {stage}", chosen, snapshot)
+    runs = {name: parent for name, parent in needed.items() if isinstance(parent, RunRecord)}
+    stand_ins = {name: parent for name, parent in needed.items() if isinstance(parent, Published)}
+    own_weights = {name: weights.fingerprint(name) for name in config.weights()}
     key = RunKey(
         system=system, stage=stage, stage_version=chosen.VERSION, snapshot=snapshot.id, config=config.key_config(),
-        parents={name: Parent(run=run.id, sha256=run.model().sha256) for name, run in needed.items()},
-        weights={name: weights.fingerprint(name) for name in stages.weights(chosen, config)},
+        parents={name: Parent(run=run.id, sha256=run.model().sha256) for name, run in runs.items()},
+        weights=own_weights | {parent.entry: parent.sha256 for parent in stand_ins.values()},
+        published={name: parent.entry for name, parent in stand_ins.items()},
         continued_from=continuation(store, snapshot, system, stage, continue_from, allow_dataset_change)
         if continue_from else None,
     )  # fmt: skip
@@ -121,9 +126,7 @@ def _run_lock(job: Job) -> Iterator[None]:
 
 
 def _engine(job: Job, ranks: Ranks, device: torch.device) -> Engine:
-    states = {
-        name: checkpoint.load_tensors(run_folder(job.store, run.id), run.model()) for name, run in job.parents.items()
-    }
+    states = {name: tensors_of(job.store, parent) for name, parent in job.parents.items()}
     torch.manual_seed(job.config.train.seed)
     learner = job.stage.build(job.config, job.snapshot, states)
     try:

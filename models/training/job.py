@@ -8,6 +8,7 @@ from models.stages import Stage
 from models.train_config import StageConfig
 from models.training.card import DataFacts
 from models.training.checkpoint import Identity
+from models.training.published import Published
 from storage.keys import canonical_json, sha256_hex
 from storage.runs import RunRecord, load_run, run_folder
 from storage.snapshot import Snapshot
@@ -19,7 +20,7 @@ class Job:
 
     Attributes:
         store, snapshot, stage, config: what is fitted on what.
-        parents: stage -> finished run that it starts from.
+        parents: stage -> what it starts from.
         new: the record as it is when nothing was done yet.
         data: what the model card will say of the snapshot.
         is_quiet: without a progress bar.
@@ -29,7 +30,7 @@ class Job:
     snapshot: Snapshot
     stage: Stage
     config: StageConfig
-    parents: Mapping[str, RunRecord]
+    parents: Mapping[str, RunRecord | Published]
     new: RunRecord
     data: DataFacts
     is_quiet: bool

@@ -5,19 +5,23 @@ from pathlib import Path
 
 from models.stages import Stage
 from models.training import checkpoint
+from models.training.published import Published
 from storage.errors import ConfigError, PreflightError
 from storage.runs import Continuation, RunRecord, load_run, run_folder
 from storage.snapshot import Snapshot
 
 
-def require_parents(name: str, stage: Stage, parents: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
-    """The finished runs that the stage starts from.
+def require_parents(
+    name: str, stage: Stage, parents: Mapping[str, RunRecord | Published]
+) -> dict[str, RunRecord | Published]:
+    """The finished runs that the stage starts from, or what stands in for them.
 
     Raises:
         ConfigError: one of PARENTS is missing or not finished.
     """
     for parent in stage.PARENTS:
-        if parent not in parents or parents[parent].state != "done":
+        found = parents.get(parent)
+        if found is None or (isinstance(found, RunRecord) and found.state != "done"):
             raise ConfigError(f"{name} starts from a finished run of stage {parent!r}; train that first")
     return {parent: parents[parent] for parent in stage.PARENTS}
 

@@ -122,7 +122,7 @@ def test_the_second_call_trains_nothing(demo: Demo, trained: dict[str, Any]) -> 
 
 
 def test_under_torchrun_two_processes_train_and_one_answers(demo: Demo, trained: dict[str, Any]) -> None:
-    answer = demo.run(*TRAIN, "--stage", "audio2pose", "--max-steps", "4", launcher=LAUNCHER)
+    answer = demo.run(*TRAIN, "--stage", "audio2pose", "--set", "audio2pose.train.max_steps=4", launcher=LAUNCHER)
     *before, line = answer["stages"]
     assert all(known in trained["stages"] for known in before)
     record = demo.record(line)

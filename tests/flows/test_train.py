@@ -9,7 +9,8 @@ import pytest
 
 import models
 from flows import train as module
-from flows.train import Wishes, train_stages
+from flows.train import train_stages
+from flows.train_wishes import Wishes
 from storage.errors import ConfigError
 from storage.runs import RunRecord, list_runs, load_run
 from storage.snapshot import Snapshot
@@ -37,7 +38,7 @@ def trained(snapshot: Snapshot, stage: str, **wishes: Any) -> dict[str, RunRecor
 
 def test_wishes_are_for_the_stage_that_is_named_not_for_those_before_it(snapshot: Snapshot) -> None:
     first = trained(snapshot, "after")
-    longer = trained(snapshot, "after", max_steps=5, continue_from=first["after"].id)
+    longer = trained(snapshot, "after", settings={"after.train.max_steps": 5}, continue_from=first["after"].id)
     assert longer["gan"] == first["gan"]
     begun = longer["after"].key.continued_from
     assert begun is not None
@@ -48,7 +49,7 @@ def test_wishes_are_for_the_stage_that_is_named_not_for_those_before_it(snapshot
 def test_a_run_goes_on_with_another_snapshot_when_that_is_allowed(snapshot: Snapshot) -> None:
     first = trained(snapshot, "gan")["gan"]
     second = build_store(snapshot.store, **SIZES | {"clips_per_subject": 7})
-    wishes = {"max_steps": 14, "continue_from": first.id}
+    wishes = {"settings": {"gan.train.max_steps": 14}, "continue_from": first.id}
     with pytest.raises(ConfigError, match="does not continue on snapshot 2"):
         trained(second, "gan", **wishes)
     record = trained(second, "gan", **wishes, allow_dataset_change=True)["gan"]
@@ -70,7 +71,7 @@ def test_the_flow_asks_the_same_and_shows_its_stages(snapshot: Snapshot, monkeyp
     monkeypatch.setattr(module, "create_markdown_artifact", lambda text, key, description: shown.update({key: text}))
     first = trained(snapshot, "gan")["gan"]
     answer = module.train.fn(
-        "toy", snapshot.id, "smoke", ["gan"], "cpu", True, max_steps=13, continue_from=first.id,
+        "toy", snapshot.id, "smoke", ["gan"], "cpu", True, settings={"gan.train.max_steps": 13}, continue_from=first.id,
         allow_dataset_change=True,
     )  # fmt: skip
     assert (asked[0][4].train.max_steps, asked[0][-2:]) == (13, (True, first.id))
@@ -80,7 +81,7 @@ def test_the_flow_asks_the_same_and_shows_its_stages(snapshot: Snapshot, monkeyp
 
 def test_the_deployment_describes_every_wish() -> None:
     described: Mapping[str, Any] = module.train.parameters.properties
-    for name in ("max_steps", "continue_from", "allow_dataset_change"):
+    for name in ("settings", "published", "continue_from", "allow_dataset_change"):
         assert described[name]["description"]
         assert name not in module.train.parameters.required
 
@@ -89,8 +90,18 @@ def test_the_deployment_describes_every_wish() -> None:
     ("stages", "wishes", "words"),
     [
         (None, {"continue_from": "x"}, "name it with --stage, once"),
-        (["gan", "after"], {"max_steps": 3}, "name it with --stage, once"),
-        ([], {"allow_dataset_change": True}, "name it with --stage, once"),
+        (["gan", "after"], {"continue_from": "x"}, "name it with --stage, once"),
+        ([], {"allow_dataset_change": True}, "name it with --continue-from"),
+        (["gan"], {"settings": {"after.train.max_steps": 3}}, "STAGE.KEY=VALUE; stages of this training: gan"),
+        (["gan"], {"settings": {"gan": 3}}, "STAGE.KEY=VALUE"),
+        (["gan"], {"settings": {"gan.train.max_step": 3}}, "no setting 'max_step'; the nearest is 'max_steps'"),
+        (["gan"], {"settings": {"gan.width.x": 3}}, "no setting 'x'; there are none"),
+        (["gan"], {"settings": {"gan.train.max_steps": "many"}}, "gan.train.max_steps=many: "),
+        (
+            ["gan"],
+            {"published": "LIA"},
+            "toy: no published weights 'LIA' that a stage could start from; there are none",
+        ),
         (["gan"], {"allow_dataset_change": True}, "name it with --continue-from"),
         (["gan"], {"continue_from": "gan-0"}, "no run 'gan-0' of toy gan to continue from"),
     ],

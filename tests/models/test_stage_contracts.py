@@ -90,7 +90,7 @@ def test_the_module_offers_what_a_stage_has_to(system: str, name: str) -> None:
         assert type(config) is stage.Config
         assert issubclass(stage.Config, StageConfig)
         assert stage.Config.model_validate_json(config.model_dump_json()) == config
-    assert stages.weights(stage, stage.PRESETS["smoke"]) == (), "the smoke preset needs no file"
+    assert stage.PRESETS["smoke"].weights() == (), "the smoke preset needs no file"
 
 
 @each_stage

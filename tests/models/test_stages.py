@@ -65,9 +65,8 @@ def test_presets_and_weights_of_a_stage() -> None:
     gan = stages.find("toy", "gan")
     smoke = stages.preset("toy", "gan", "smoke")
     assert isinstance(smoke, gan.Config)
-    assert stages.weights(gan, smoke) == ()
-    assert stages.weights(gan, smoke.model_copy(update={"weights": ("vgg19",)})) == ("vgg19",)
-    assert stages.weights(stages.find("toy", "after"), smoke) == ()
+    assert smoke.weights() == ()
+    assert smoke.model_copy(update={"needs": ("vgg19",)}).weights() == ("vgg19",)
 
 
 def test_housekeeping_does_not_name_a_run_and_everything_else_does() -> None:

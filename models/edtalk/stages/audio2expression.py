@@ -19,7 +19,7 @@ from models.edtalk.audio_expression import ExpressionPredictor, Expressions, int
 from models.edtalk.code_curves import code_curves
 from models.edtalk.code_windows import Windows, code_scale, spoken_windows
 from models.edtalk.parent_state import edtalk_of
-from models.edtalk.shape import Shape
+from models.edtalk.shape import SMALL, Shape
 from models.edtalk.speech_encoder import SpeechSize
 from models.landmark_motion import masked_squares
 from models.learner import Batch, Modules, Scalars, Trainer
@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
         "smoke": Config(
             train=TrainConfig(max_steps=30, batch_size=2, log_every=5, val_every=30, picture_every=30, save_every=30),
             speech=SpeechSize(width=16, num_layers=2),
-            shape=Shape(width=1 / 16, latent_dim=64),
+            shape=SMALL,
             num_frames=24,
             learning_rate=1e-3,
         ),

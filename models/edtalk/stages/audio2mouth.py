@@ -21,13 +21,13 @@ from models.collate import PadCollate
 from models.edtalk import wav2lip_weights
 from models.edtalk.code_curves import code_curves
 from models.edtalk.code_windows import Windows, code_scale, spoken_windows
-from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam
+from models.edtalk.image_training import SMALL_LOSSES, ImageLossConfig, ImageLosses, discriminator_adam
 from models.edtalk.model import EDTalk
 from models.edtalk.mouth_networks import MouthNetwork, new_compatible
 from models.edtalk.parent_state import discriminator_of, edtalk_of
 from models.edtalk.pictures import side_by_side
 from models.edtalk.rendered_mouths import MouthLosses, render_mouths
-from models.edtalk.shape import Shape
+from models.edtalk.shape import SMALL, Shape
 from models.edtalk.speech_encoder import SpeechSize
 from models.edtalk.sync_loss import load_sync_loss
 from models.edtalk.syncnet import NUM_FRAMES
@@ -79,6 +79,18 @@ class Config(StageConfig):
     syncnet: Literal["auto", "wav2lip", "off"] = "auto"
     sync_weight: NonNegativeFloat = 5.0
 
+    def weights(self) -> tuple[str, ...]:
+        """See StageConfig; with syncnet 'auto' that depends on what is at hand."""
+        has_encoder = self.network == "compatible" and self.encoder == "wav2lip"
+        wanted = {wav2lip_weights.AUDIO_ENCODER: has_encoder, wav2lip_weights.SYNCNET: self.has_sync_loss}
+        return (*(self.images.weights() if self.images else ()), *(name for name, is_used in wanted.items() if is_used))
+
+    @property
+    def has_sync_loss(self) -> bool:
+        """Whether a SyncNet judges: it looks at rendered frames, and is wanted, or at hand with 'auto'."""
+        is_at_hand = self.syncnet == "auto" and wav2lip_weights.is_at_hand(wav2lip_weights.SYNCNET)
+        return self.images is not None and self.sync_weight > 0 and (self.syncnet == "wav2lip" or is_at_hand)
+
 
 SMOKE = TrainConfig(
     max_steps=3, batch_size=2, log_every=1, val_every=3, val_batches=1, picture_every=3, save_every=3
@@ -90,10 +102,10 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
         "smoke": Config(
             train=SMOKE,
             speech=SpeechSize(width=32, num_layers=3),
-            shape=Shape(width=1 / 16, latent_dim=64),
+            shape=SMALL,
             num_frames=20,
             learning_rate=1e-3,
-            images=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
+            images=SMALL_LOSSES,
             syncnet="off",
         ),
         "paper": Config(train=PAPER),
@@ -101,25 +113,6 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
         "compatible": Config(train=PAPER, network="compatible", num_frames=NUM_FRAMES, learning_rate=0.0016),
     }
 )
-
-
-def weights(config: Config) -> tuple[str, ...]:
-    """Entries of models/weights.toml that the stage uses; with syncnet 'auto' that depends on what is at hand."""
-    has_encoder = config.network == "compatible" and config.encoder == "wav2lip"
-    wanted = {
-        wav2lip_weights.AUDIO_ENCODER: has_encoder and wav2lip_weights.is_listed(wav2lip_weights.AUDIO_ENCODER),
-        wav2lip_weights.SYNCNET: has_sync_loss(config) and wav2lip_weights.is_listed(wav2lip_weights.SYNCNET),
-    }
-    return (*(config.images.weights() if config.images else ()), *(name for name, is_used in wanted.items() if is_used))
-
-
-def has_sync_loss(config: Config) -> bool:
-    """Whether a SyncNet judges: it looks at rendered frames, and is wanted, or at hand with 'auto'."""
-    is_possible = config.images is not None and config.sync_weight > 0
-    is_wanted = config.syncnet == "wav2lip" or (
-        config.syncnet == "auto" and wav2lip_weights.is_at_hand(wav2lip_weights.SYNCNET)
-    )
-    return is_possible and is_wanted
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2MouthLearner":
@@ -175,7 +168,7 @@ class Audio2MouthLearner:
         self.optimizers = {**self.optimizers, "dis": discriminator_adam(discriminator.parameters(), losses)}
         self.train_set = TalkingFrames(windows.train, snapshot, size_px)
         self.val_set = TalkingFrames(windows.val, snapshot, size_px) if windows.val else None
-        sync = load_sync_loss() if has_sync_loss(config) else None
+        sync = load_sync_loss() if config.has_sync_loss else None
         if sync is None and config.syncnet == "auto" and config.sync_weight:
             _log.warning("no SyncNet is at hand (weights %r): trained without sync loss", wav2lip_weights.SYNCNET)
         self._image_losses = ImageLosses(losses, discriminator)

@@ -20,32 +20,36 @@ from torch.utils.data import default_collate
 from models.edtalk.checkpoints import NOT_IN_MOUTH_POSE, fit_state
 from models.edtalk.expression import ExpressionBlock
 from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import GENERATOR_BETAS, ImageLossConfig, ImageLosses, discriminator_adam
+from models.edtalk.image_training import (
+    SMALL_LOSSES,
+    ImageLosses,
+    ImageStageConfig,
+    discriminator_adam,
+)
 from models.edtalk.model import EDTalk
 from models.edtalk.navigation import Codes
 from models.edtalk.parent_state import discriminator_of, has_rgb_residual, part_of
 from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import Shape
+from models.edtalk.shape import SMALL
 from models.layers import EqualLinear
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
-from models.train_config import StageConfig, TrainConfig
+from models.train_config import TrainConfig
 from storage.snapshot import Snapshot
 
 VERSION = 1
 PARENT = "mouth_pose"
 PARENTS: tuple[str, ...] = (PARENT,)
+PUBLISHED = "EDTalk"
 FEATURES: tuple[str, ...] = ()
 
 _NAVIGATION, _BLOCKS = ("exp_fc.", "direction_exp."), ("dec.fineadainresblock.",)
 
 
-class Config(StageConfig):
-    """Settings of the stage.
+class Config(ImageStageConfig):
+    """Settings of the stage, beside those of ImageStageConfig.
 
     Attributes:
-        shape: sizes of the networks, those of the parent.
-        losses: settings of the losses and optimisers.
         block_lr: learning rate of the blocks (EEM). Their layers are ordinary ones; in the equalised layers of all else
             a step of the same rate changes the effective weights by 1/sqrt(inputs) of it only. At the generator's rate
             the blocks learn to change every picture alike sooner than to follow the expression.
@@ -53,8 +57,6 @@ class Config(StageConfig):
             keeps its weights; where gradients are clipped, its own count in their norm all the same.)
     """
 
-    shape: Shape = Shape()
-    losses: ImageLossConfig = ImageLossConfig()
     block_lr: PositiveFloat = 1e-4
     generator_from_step: NonNegativeInt | None = None
 
@@ -65,20 +67,11 @@ SMOKE = TrainConfig(
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
-        "smoke": Config(
-            train=SMOKE,
-            shape=Shape(width=1 / 16, latent_dim=64),
-            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
-        ),
+        "smoke": Config(train=SMOKE, shape=SMALL, losses=SMALL_LOSSES),
         # "about 6 hours", nothing else is known
         "paper": Config(train=TrainConfig(max_steps=40_000, batch_size=8, num_workers=4, val_batches=20)),
     }
 )
-
-
-def weights(config: Config) -> tuple[str, ...]:
-    """Entries of models/weights.toml that the stage needs."""
-    return config.losses.weights()
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "ExpressionLearner":
@@ -199,4 +192,4 @@ def _adam(model: EDTalk, config: Config) -> Adam:
     for group in groups:
         for weight in group["params"]:
             weight.requires_grad_(True)
-    return Adam(groups, lr=config.losses.generator_lr, betas=GENERATOR_BETAS)
+    return Adam(groups, lr=config.losses.generator_lr, betas=config.losses.generator_betas)

@@ -20,14 +20,14 @@ from torch.utils.data import default_collate
 
 from models.batches import to_device
 from models.edtalk.early_stop import EarlyStop
-from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, ImageStageConfig, discriminator_adam, generator_adam
 from models.edtalk.parent_state import discriminator_of, edtalk_of
 from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import Shape
+from models.edtalk.shape import SMALL
 from models.edtalk.subject_frames import SubjectFrames
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
-from models.train_config import StageConfig, TrainConfig
+from models.train_config import TrainConfig
 from storage.snapshot import Snapshot
 
 VERSION = 1
@@ -36,12 +36,10 @@ PARENTS: tuple[str, ...] = (PARENT,)
 FEATURES: tuple[str, ...] = ()
 
 
-class Config(StageConfig):
-    """Settings of the stage.
+class Config(ImageStageConfig):
+    """Settings of the stage, beside those of ImageStageConfig.
 
     Attributes:
-        shape: sizes of the networks, those of the parent.
-        losses: settings of the losses and optimisers.
         subject: whom to fit to, by label; '' is who has the most frames.
         trained: 'decoder', the generator only, or 'all'.
         train_share: of the frames of each video that are learned; the rest is held out.
@@ -50,8 +48,6 @@ class Config(StageConfig):
         patience: measurements without a new lowest loss after which training stops.
     """
 
-    shape: Shape = Shape()
-    losses: ImageLossConfig = ImageLossConfig()
     subject: str = ""
     trained: Literal["decoder", "all"] = "decoder"
     train_share: float = Field(default=0.8, gt=0, lt=1)
@@ -66,24 +62,13 @@ SMOKE = TrainConfig(
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
-        "smoke": Config(
-            train=SMOKE,
-            shape=Shape(width=1 / 16, latent_dim=64),
-            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
-            check_every=6,
-            num_checked=4,
-        ),
+        "smoke": Config(train=SMOKE, shape=SMALL, losses=SMALL_LOSSES, check_every=6, num_checked=4),
         # the samples published with the released script are of a few hundred steps
         "paper": Config(
             train=TrainConfig(max_steps=5000, batch_size=32, num_workers=4, val_every=250, picture_every=50)
         ),
     }
 )
-
-
-def weights(config: Config) -> tuple[str, ...]:
-    """Entries of models/weights.toml that the stage needs."""
-    return config.losses.weights()
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "FinetuneLearner":

@@ -17,33 +17,32 @@ from torch.utils.data import default_collate
 
 from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.edtalk.cross_reconstruction import Crossed, CrossReconstruction
-from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, ImageStageConfig, discriminator_adam, generator_adam
 from models.edtalk.mouth_swap import SwapOptions
 from models.edtalk.parent_state import discriminator_of, part_of
 from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import Shape
+from models.edtalk.shape import SMALL
 from models.edtalk.swap_pairs import SwapPairs
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
-from models.train_config import StageConfig, TrainConfig
+from models.train_config import TrainConfig
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 
 VERSION = 1
 PARENT = "reconstruction"
 PARENTS: tuple[str, ...] = (PARENT,)
+PUBLISHED = "EDTalk_lip_pose"
 FEATURES: tuple[str, ...] = ("landmarks",)
 
 # What stays as it is.
 _FROZEN = {"all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec")}
 
 
-class Config(StageConfig):
-    """Settings of the stage.
+class Config(ImageStageConfig):
+    """Settings of the stage, beside those of ImageStageConfig.
 
     Attributes:
-        shape: sizes of the networks, those of the parent.
-        losses: settings of the losses and optimisers.
         trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
             pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
         feature_weight: of the likeness of codes.
@@ -52,8 +51,6 @@ class Config(StageConfig):
         swap: how mouths are set into other faces.
     """
 
-    shape: Shape = Shape()
-    losses: ImageLossConfig = ImageLossConfig()
     trained: Literal["generator", "navigation", "all"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
     has_rgb_residual: bool = False
@@ -67,20 +64,11 @@ SMOKE = TrainConfig(
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
-        "smoke": Config(
-            train=SMOKE,
-            shape=Shape(width=1 / 16, latent_dim=64),
-            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
-        ),
+        "smoke": Config(train=SMOKE, shape=SMALL, losses=SMALL_LOSSES),
         # the released script's 100 epochs of the 8,353 clips of HDTF; the paper speaks of 4,000 steps
         "paper": Config(train=TrainConfig(max_steps=209_000, batch_size=4, num_workers=4, val_batches=20)),
     }
 )
-
-
-def weights(config: Config) -> tuple[str, ...]:
-    """Entries of models/weights.toml that the stage needs."""
-    return config.losses.weights()
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "MouthPoseLearner":

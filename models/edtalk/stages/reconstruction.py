@@ -12,31 +12,22 @@ from torch.utils.data import default_collate
 
 from models.edtalk.discriminator import Discriminator
 from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, ImageStageConfig, discriminator_adam, generator_adam
 from models.edtalk.lia import Lia
 from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import Shape
+from models.edtalk.shape import SMALL
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
-from models.train_config import StageConfig, TrainConfig
+from models.train_config import TrainConfig
 from storage.snapshot import Snapshot
 
 VERSION = 2
 PARENTS: tuple[str, ...] = ()
+PUBLISHED = "LIA"
 FEATURES: tuple[str, ...] = ()
 
 
-class Config(StageConfig):
-    """Settings of the stage.
-
-    Attributes:
-        shape: sizes of the networks.
-        losses: settings of the losses and optimisers.
-    """
-
-    shape: Shape = Shape()
-    losses: ImageLossConfig = ImageLossConfig()
-
+Config = ImageStageConfig
 
 SMOKE = TrainConfig(
     max_steps=40, batch_size=2, log_every=5, val_every=20, val_batches=4, picture_every=20, save_every=20
@@ -44,20 +35,11 @@ SMOKE = TrainConfig(
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
-        "smoke": Config(
-            train=SMOKE,
-            shape=Shape(width=1 / 16, latent_dim=64),
-            losses=ImageLossConfig(perceptual="random", perceptual_width=1 / 16),
-        ),
+        "smoke": Config(train=SMOKE, shape=SMALL, losses=SMALL_LOSSES),
         # 100 epochs of the released lists (34,100 clips), 12 images a step
         "paper": Config(train=TrainConfig(max_steps=284_000, batch_size=12, num_workers=4, val_batches=20)),
     }
 )
-
-
-def weights(config: Config) -> tuple[str, ...]:
-    """Entries of models/weights.toml that the stage needs."""
-    return config.losses.weights()
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "ReconstructionLearner":

@@ -367,7 +367,7 @@ def test_what_cannot_work_is_refused_in_one_line_before_anything_is_written(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cases: list[tuple[type[TalksetError], str, Any]] = [
         (PreflightError, "toy gan needs feature 'landmarks'.*no model file", lambda: fit_toy(poor.store)),
-        (WeightsError, "'vgg19' not found", lambda: fit_toy(store, weights=("vgg19",))),
+        (WeightsError, "'vgg19' not found", lambda: fit_toy(store, needs=("vgg19",))),
         (ConfigError, "toy gan: 6 items do not fill one batch of 7", lambda: fit_toy(store, train={"batch_size": 7})),
         (ConfigError, "no split|no clip fits|val", lambda: fit_toy(lonely.store, train={"batch_size": 1})),
         (ConfigError, "no snapshot '77'", lambda: fit_toy(store, snapshot="77")),

@@ -87,8 +87,8 @@ def test_the_stage_is_found_with_its_presets() -> None:
     assert (paper.network, compatible.network, compatible.num_frames) == ("temporal", "compatible", 5)
     assert (paper.code_weight, paper.change_weight, paper.face_weight, paper.sync_weight) == (1, 0.1, 1, 5)
     assert paper.shape == Shape()
-    assert stages.weights(stage, smoke) == ()
-    assert "vgg19" in stages.weights(stage, paper)
+    assert smoke.weights() == ()
+    assert "vgg19" in paper.weights()
 
 
 def spoken(mel: np.ndarray, num_frames: int, lag: int) -> np.ndarray:

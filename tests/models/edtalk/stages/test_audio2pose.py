@@ -51,7 +51,7 @@ def test_the_stage_is_found_with_its_presets() -> None:
     stage = stages.find("edtalk", "audio2pose")
     assert (stage.PARENTS, stage.FEATURES) == (("mouth_pose",), ("mel",))
     assert stages.preset("edtalk", "audio2pose", "paper").train.max_steps == 40_000
-    assert stages.weights(stage, stages.preset("edtalk", "audio2pose", "smoke")) == ()
+    assert stages.preset("edtalk", "audio2pose", "smoke").weights() == ()
 
 
 def test_the_loss_counts_the_frames_inside_only(snapshot: Snapshot) -> None:

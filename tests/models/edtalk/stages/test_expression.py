@@ -70,8 +70,8 @@ def test_the_stage_is_found_behind_stage_1() -> None:
     stage = stages.find("edtalk", "expression")
     assert (stage.PARENTS, stage.FEATURES) == (("mouth_pose",), ())
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
-    assert stages.weights(stage, paper) == ("vgg19",)
-    assert stages.weights(stage, smoke) == ()
+    assert paper.weights() == ("vgg19",)
+    assert smoke.weights() == ()
     assert (paper.shape, smoke.shape.size_px) == (Shape(), 256)
 
 

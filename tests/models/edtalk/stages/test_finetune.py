@@ -84,8 +84,8 @@ def test_the_stage_is_found_behind_stage_2() -> None:
     stage = stages.find("edtalk", "finetune")
     assert (stage.PARENTS, stage.FEATURES) == (("expression",), ())
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
-    assert stages.weights(stage, paper) == ("vgg19",)
-    assert stages.weights(stage, smoke) == ()
+    assert paper.weights() == ("vgg19",)
+    assert smoke.weights() == ()
     assert (paper.shape, paper.train.batch_size, paper.trained) == (Shape(), 32, "decoder")
     assert smoke.shape.size_px == 256
 

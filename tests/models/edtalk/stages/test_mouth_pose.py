@@ -63,8 +63,8 @@ def test_the_stage_is_found_behind_stage_0() -> None:
     stage = stages.find("edtalk", "mouth_pose")
     assert (stage.PARENTS, stage.FEATURES) == (("reconstruction",), ("landmarks",))
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
-    assert stages.weights(stage, paper) == ("vgg19",)
-    assert stages.weights(stage, smoke) == ()
+    assert paper.weights() == ("vgg19",)
+    assert smoke.weights() == ()
     assert (paper.shape, paper.train.batch_size, smoke.shape.size_px) == (Shape(), 4, 256)
 
 

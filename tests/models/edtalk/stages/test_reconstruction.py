@@ -64,8 +64,8 @@ def test_the_stage_is_found_and_starts_from_nothing() -> None:
     assert stage.PARENTS == stage.FEATURES == ()
     assert set(stage.PRESETS) >= {"smoke", "paper"}
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
-    assert stages.weights(stage, paper) == ("vgg19",)
-    assert stages.weights(stage, smoke) == ()
+    assert paper.weights() == ("vgg19",)
+    assert smoke.weights() == ()
     assert paper.shape == Shape()
     assert paper.train.batch_size == 12
     assert smoke.shape.size_px == 256

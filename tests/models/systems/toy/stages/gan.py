@@ -22,18 +22,17 @@ class Config(StageConfig):
     )
     has_noise: bool = True
     width: int = 8
-    weights: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     nan_loss_at: int | None = None
     nan_gradient_at: int | None = None
     has_validation: bool = True
     stop_after: int | None = None
 
+    def weights(self):
+        return self.needs
+
 
 PRESETS = {"smoke": Config(), "paper": Config(train=TrainConfig(max_steps=1000, batch_size=4))}
-
-
-def weights(config):
-    return config.weights
 
 
 def build(config, snapshot, parents):
