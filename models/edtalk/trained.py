@@ -88,7 +88,7 @@ def generator(weights: Weights) -> EDTalk:
     """
     state, name = weights.state, weights.name
     if "enc.fc.0.weight" in state:
-        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; use EDTalk.pt or a run, or train with --published LIA")
+        raise WeightsError(f"{name}: holds LIA's generator, whose codes are undivided; train with --published LIA")
     model = EDTalk(shape_of(state, name), "direction_exp.weight" in state, has_rgb_residual(state))
     fit_state(model, state, name)
     return model

@@ -243,7 +243,7 @@ def test_without_a_syncnet_it_is_off_and_said_so(
     with caplog.at_level(logging.WARNING):
         learner = build(snapshot, config)
     assert "trained without sync loss" in caplog.text
-    assert wav2lip_weights.SYNCNET not in audio2mouth.weights(config)
+    assert wav2lip_weights.SYNCNET not in config.weights()
     batch = learner.collate([learner.train_set[index] for index in range(2)])
     assert "sync" not in learner.train_step(batch, Engine(learner, config.train))
 
