@@ -1,8 +1,8 @@
-"""Enhancement: faces drawn finer and twice as large, by whichever installed package offers that; none comes with this.
+"""Enhancement: faces drawn finer and twice as large, by an installed package that offers it, else by GFPGAN's network.
 
 A package offers it as an entry point of the group `talkset.enhancers`: a function of a device ('cpu', 'cuda:0') that
-loads its weights there and returns an Enhancer. Restoration networks are large and their weights not free to use
-everywhere, so nothing is fetched here.
+loads its weights there and returns an Enhancer. The one that comes with this needs the extra `enhance` and a file of
+weights, which are large and not free to use everywhere: nothing is fetched here (see tasks.onnx_enhancer).
 """
 
 from importlib.metadata import entry_points
@@ -11,13 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import ConfigError
+from tasks import onnx_enhancer
 
 GROUP = "talkset.enhancers"
 
 
 class Enhancer(Protocol):
-    """Redraws one face at twice its size."""
+    """Redraws one face at twice its size. Nothing is promised about how steady that is from frame to frame."""
 
     def __call__(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[S, S, 3] -> [2 S, 2 S, 3] uint8 RGB."""
@@ -25,14 +25,11 @@ class Enhancer(Protocol):
 
 
 def load_enhancer(device: str) -> Enhancer:
-    """The installed enhancer on a device, the first by name of several.
+    """The enhancer of an installed package on a device, the first by name of several, else the one of this package.
 
     Raises:
-        ConfigError: none is installed.
+        ConfigError: the extra `enhance` is not installed, or cannot use the device.
+        WeightsError: its file is missing, damaged, or of another form.
     """
     offered = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    if not offered:
-        raise ConfigError(
-            f"no face enhancer is installed: install a package that offers an entry point {GROUP!r}, or go without"
-        )
-    return offered[0].load()(device)
+    return offered[0].load()(device) if offered else onnx_enhancer.load(device)

@@ -10,7 +10,8 @@ from storage.errors import WeightsError
 
 EDTALK = {"edtalk", "edtalk_lip_pose", "audio2lip", "lia"}
 NAMES = EDTALK | {
-    "wav2lip", "wav2lip_syncnet", "face_landmarker", "dlib68", "2dfan4", "s3fd", "vgg19", "syncnet_v2", "hubert"
+    "wav2lip", "wav2lip_syncnet", "face_landmarker", "dlib68", "2dfan4", "s3fd", "vgg19", "syncnet_v2", "hubert",
+    "gfpgan",
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def test_every_entry_says_what_a_user_must_know():
     for name, entry in entries.items():
         assert entry.page.startswith("https://")
         assert entry.licence
-        assert entry.bytes > 1_000_000 or name in EDTALK
+        assert entry.bytes > 1_000_000 or name in EDTALK | {"gfpgan"}
         assert len(entry.sha256) in (0, 64)
         assert entry.url == "" or entry.url.startswith("https://")
     assert entries["dlib68"].is_noncommercial

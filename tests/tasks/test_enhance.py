@@ -1,12 +1,13 @@
-"""Enhancers are found among installed packages; without one there is one line."""
+"""An enhancer of an installed package comes before the one that is built in (tests of that: test_onnx_enhancer)."""
 
 from importlib.metadata import EntryPoint, EntryPoints
 
 import numpy as np
 import pytest
 
-from storage.errors import ConfigError
 from tasks import enhance
+
+OFFERED = (("zoom", "none"), ("plain", "load_doubled"))
 
 
 def doubled(picture: np.ndarray) -> np.ndarray:
@@ -18,13 +19,13 @@ def load_doubled(device: str):
     return doubled
 
 
-def test_an_installed_enhancer_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    offered = EntryPoints([EntryPoint("plain", f"{__name__}:load_doubled", enhance.GROUP)])
-    monkeypatch.setattr(enhance, "entry_points", lambda group: offered.select(group=group))
+def offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if packages offered two enhancers, of which the first by name works."""
+    points = [EntryPoint(name, f"{__name__}:{function}", enhance.GROUP) for name, function in OFFERED]
+    monkeypatch.setattr(enhance, "entry_points", lambda group: EntryPoints(points).select(group=group))
+
+
+def test_the_first_by_name_of_the_installed_enhancers_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch)
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     assert np.array_equal(enhance.load_enhancer("cpu")(picture), doubled(picture))
-
-
-def test_without_one_the_message_says_what_to_install() -> None:
-    with pytest.raises(ConfigError, match=r"install a package that offers an entry point 'talkset\.enhancers'"):
-        enhance.load_enhancer("cpu")
