@@ -8,7 +8,7 @@ Nothing grows with the length but the codes and the sound.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from flows.animate_tracks import CODES_SUFFIX, FIXED, OWN, Drivers, Rules, fitted
+from flows.animate_tracks import CODES_SUFFIX, FIXED, OWN, Drivers, Rules, expression_files, fitted
 from flows.outputs import check_outputs, save_array, writable
 from flows.progress import Progress
 from flows.version import code_version
@@ -33,6 +33,7 @@ from models.edtalk.trained import GENERATOR, Weights, find_weights, generator
 from models.ranks import Ranks
 from models.training.environment import choose_device
 from storage.errors import ConfigError
+from storage.files import out_of_space
 from storage.timelaw import FPS, SAMPLE_RATE_HZ, num_samples
 from tasks.driving_sound import DrivingSound, read_driving_sound, video_sound
 from tasks.encode import VideoWriter
@@ -143,7 +144,8 @@ def animate(options: AnimateOptions) -> dict[str, Any]:
     animator = Animator(generator(weights), device, options.precision, options.batch_size)
     plan = _plan(options, animator, weights)
     began = time.monotonic()
-    height, width = _write(options, plan, _pictures(options, plan, animator, enhancer), weights)
+    with out_of_space(options.out):  # whoever writes: frames that wait for their turn lie on the same disk
+        height, width = _write(options, plan, _pictures(options, plan, animator, enhancer), weights)
     seconds = time.monotonic() - began
     return {
         "out": str(options.out), "num_frames": plan.num_frames, "seconds": plan.num_frames / FPS, "width_px": width,
@@ -156,8 +158,9 @@ def _check(options: AnimateOptions) -> None:
     if options.out.suffix != SUFFIX:
         raise ConfigError(f"--out {options.out}: the result is an mp4 file; let its name end in {SUFFIX}")
     codes = [options.save_codes / f"{part}{CODES_SUFFIX}" for part in PARTS] if options.save_codes else []
-    given = (options.source, options.audio, options.mouth, options.pose, options.expression)
-    check_outputs([options.out, *codes], [Path(path) for path in given if path is not None])
+    given = (options.source, options.audio, options.mouth, options.pose)
+    inputs = [Path(path) for path in given if path is not None]
+    check_outputs([options.out, *codes], [*inputs, *expression_files(options.expression)])
 
 
 # ---- what is to be made
@@ -286,15 +289,27 @@ def _write(options: AnimateOptions, plan: _Plan, pictures: Iterator[Picture], we
     height, width = first.shape[:2]
     comment = {"comment": f"{MARK} {code_version()}, model {weights.name} {weights.sha256[:12]}"}
     rate_hz = None if plan.samples is None else SAMPLE_RATE_HZ
-    with (
-        writable(options.out),
-        closing(Progress(options.is_quiet)) as progress,
-        VideoWriter(options.out, width, height, Fraction(FPS), rate_hz, CRF, PRESET, metadata=comment) as writer,
-    ):
+
+    def writer() -> VideoWriter:
+        return VideoWriter(options.out, width, height, Fraction(FPS), rate_hz, CRF, PRESET, metadata=comment)
+
+    with closing(Progress(options.is_quiet)) as progress, _opened(options.out, writer) as file:
         progress.start("animate", plan.num_frames, "frames")
         for index, picture in enumerate(chain([first], pictures)):
-            writer.write_frame(picture)
-            if plan.samples is not None:
-                writer.write_audio(plan.samples[num_samples(index) : num_samples(index + 1)])
+            with writable(options.out):
+                file.write_frame(picture)
+                if plan.samples is not None:
+                    file.write_audio(plan.samples[num_samples(index) : num_samples(index + 1)])
             progress.add("animate")
     return height, width
+
+
+@contextmanager
+def _opened(out: Path, make: Callable[[], VideoWriter]) -> Iterator[VideoWriter]:
+    """A writer whose opening and end are `writable`; what fails between them may be no fault of the file."""
+    with ExitStack() as stack:
+        with writable(out):
+            writer = stack.enter_context(make())
+        yield writer
+        with writable(out):
+            stack.close()

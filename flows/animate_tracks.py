@@ -169,6 +169,18 @@ class Drivers:
         return codes
 
 
+def expression_files(given: str | None) -> list[Path]:
+    """Files that an expression names: itself, or files of codes among the names over time.
+
+    Raises:
+        ConfigError: see models.edtalk.code_sources.parse_keyframes.
+    """
+    if given is None or is_file_name(given):
+        return [] if given is None else [Path(given)]
+    names = (frame.name for frame in parse_keyframes(given))
+    return [Path(name) for name in names if name.endswith(CODES_SUFFIX)]
+
+
 def is_file_name(given: str) -> bool:
     """Whether an expression is meant as a file, not as names; those may be many, too many for a path."""
     try:

@@ -78,15 +78,16 @@ def _stages(system: str, policy: TrainingRule) -> list[str]:
 
 def _missing(have: frozenset[str], system: str, policy: TrainingRule) -> list[str]:
     """What the system's stages need and is not there, one line each."""
-    from flows.train import chosen_stages
+    from flows.train import chosen_stages, presets_of
     from models import stages
 
     lines: dict[str, None] = {}
     found = stages.discover(system)
-    for name in chosen_stages(found, system, _stages(system, policy)):
-        stage = found[name]
-        lines |= {f"{name}: the snapshot has no {feature}": None for feature in stage.FEATURES if feature not in have}
-        for weight in stages.preset(system, name, policy.preset).weights():
+    chosen = chosen_stages(found, system, _stages(system, policy))
+    for name, preset in presets_of(system, chosen, policy.preset).items():
+        features = found[name].FEATURES
+        lines |= {f"{name}: the snapshot has no {feature}": None for feature in features if feature not in have}
+        for weight in preset.weights():
             why = weights.missing(weight)
             if why:
                 lines[f"{name}: {why}"] = None

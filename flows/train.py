@@ -76,7 +76,6 @@ def train_stages(
         WeightsError: published weights are not imported.
     """
     from models.stages import discover
-    from models.stages import preset as find_preset
     from models.training.fit import fit_stage
     from models.training.published import find_published
 
@@ -85,10 +84,11 @@ def train_stages(
     given = dict([find_published(system, found, wishes.published)] if wishes.published else [])
     chosen = chosen_stages(found, system, stages, given)
     wishes.require_clear(stages or (), chosen)
+    presets = presets_of(system, chosen, preset)
     for name in chosen:
         own = wishes if name in (stages or ()) else Wishes()
         done[name] = (fit or fit_stage)(
-            data.store, data.id, system, name, wishes.config(name, find_preset(system, name, preset)), preset,
+            data.store, data.id, system, name, wishes.config(name, presets[name]), preset,
             {parent: given.get(parent) or done[parent] for parent in found[name].PARENTS}, code_version(), device,
             is_quiet, own.allow_dataset_change, own.continue_from,
         )  # fmt: skip
@@ -137,6 +137,21 @@ def chosen_stages(
         if name in wanted:
             wanted |= set(found[name].PARENTS) - set(given)
     return [name for name in found if name in wanted]
+
+
+def presets_of(system: str, chosen: Sequence[str], name: str) -> dict[str, Any]:
+    """The preset of each stage; one that only some stages have is joined by 'paper' of the others.
+
+    Raises:
+        ConfigError: no stage has it.
+    """
+    from models.stages import find, preset
+
+    own = [stage for stage in chosen if name in find(system, stage).PRESETS]
+    if not own:
+        have = sorted({other for stage in chosen for other in find(system, stage).PRESETS})
+        raise ConfigError(f"{system}: no stage of this training has a preset {name!r}; there are {', '.join(have)}")
+    return {stage: preset(system, stage, name if stage in own else "paper") for stage in chosen}
 
 
 def _behind(found: Mapping[str, Any], given: Collection[str]) -> set[str]:

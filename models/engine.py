@@ -23,6 +23,8 @@ from models.sampler import ElasticSampler
 from models.train_config import TrainConfig
 from models.training_state import pack_modules, pack_optimizer, restore_modules, restore_optimizer
 
+# A scaler that has gone so low has skipped a step for infinite gradients some forty times in a row.
+_LOWEST_SCALE = 2.0**-24
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -88,6 +90,8 @@ class Engine:
             self._require_finite(f"the gradient of {optimizer!r}", norm)
         scaler.step(chosen)
         scaler.update()
+        if scaler.is_enabled() and scaler.get_scale() < _LOWEST_SCALE:
+            raise NonFinite(f"step {self.step + 1}: the gradient of {optimizer!r} is never finite in fp16")
 
     # ---- the loop
 

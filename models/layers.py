@@ -185,13 +185,13 @@ class ModulatedConv2d(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """[B, C, H, W] features (B may be 1) and [B, style_dim] styles -> [B, C', H, W] or twice that size."""
-        scales = self.modulation(style)
         weight = self.weight[0] * self.scale
+        # In half precision these few numbers per frame would tremble from frame to frame, and the picture with them.
+        with no_autocast(x):
+            scales = self.modulation(style.float())
+            squares = scales.square() @ weight.square().sum((2, 3)).T if self.is_demodulated else None
         out = self._convolve(x * scales[:, :, None, None].to(x.dtype), weight)
-        if not self.is_demodulated:
-            return out
-        squares = scales.float().square() @ weight.float().square().sum((2, 3)).T
-        return out * torch.rsqrt(squares + 1e-8)[:, :, None, None].to(out.dtype)
+        return out if squares is None else out * torch.rsqrt(squares + 1e-8)[:, :, None, None].to(out.dtype)
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.blur is None:

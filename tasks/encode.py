@@ -234,5 +234,7 @@ def _finish(container: OutputContainer, path: Path, flush: Callable[[], None] | 
             container.close()
             partial.replace(path)
     finally:
-        container.close()
-        partial.unlink(missing_ok=True)
+        try:
+            container.close()  # writes what is left, which fails again when the disk is full
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Portrait: the square around the one face of a picture or a video, cut as training clips are.
 
-Squares are found by the tracker, the framing and the resampling of tasks/cut.py: a picture is taken for a video that
-stands still, a shot of a video for a clip. What cannot be used ends in one line.
+Faces are found by the tracker and cut by the resampling of tasks/cut.py, and framed such that they are as large as in
+its clips (tasks/framing.py). What cannot be used ends in one line.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,8 @@ from tasks.encode import rgb_to_yuv420
 from tasks.faces.backend import FaceBackend
 from tasks.faces.track import FaceTracker
 from tasks.frame_buffer import BLOCK_FRAMES, FrameBuffer
-from tasks.geometry import DEFAULT_MARGIN, crop_square, face_box
+from tasks.framing import shot_square, still_square
+from tasks.geometry import DEFAULT_MARGIN, face_box, union
 from tasks.media import DEFAULT_LIMITS, MediaInfo, SlotFrame, YuvColor, iter_slots, probe
 from tasks.resample import CropResizer
 from tasks.shots import Window, WindowAssembler
@@ -41,7 +42,8 @@ class Framing:
     """How a face is framed.
 
     Attributes:
-        margin: growth of the face's box on each side, that of the training data (0.1: 1.2 times as large).
+        margin: growth on each side of the box around a clip's faces, that of the training data (0.1: 1.2 times as
+            large).
         takes_largest: of several faces, take the one that is largest for longest; otherwise they are refused.
         is_cropped: the picture is such a square already: no face is looked for.
         max_side_px: pictures (not videos) with a longer side are reduced to it.
@@ -269,7 +271,9 @@ def _shot(path: Path, window: Window, framing: Framing, is_video: bool) -> Shot:
     if (window.num_faces > 1).mean() > 0.5 and not framing.takes_largest:
         found = f"{int(window.num_faces.max())} faces{where}"
         raise PreflightError(f"{path}: {found}; crop it to one of them, or use --largest-face")
-    return Shot(first, last, crop_square(face_box(window.landmarks), framing.margin))
+    boxes = face_box(window.landmarks)
+    square = shot_square(boxes, framing.margin) if is_video else still_square(union(boxes), framing.margin)
+    return Shot(first, last, square)
 
 
 def _whole_square(shape: Sequence[int]) -> Box:

@@ -15,6 +15,7 @@ def finished_run(
     parents: Mapping[str, RunRecord] | None = None,
     continued_from: RunRecord | None = None,
     weights: Mapping[str, str] | None = None,
+    published: Mapping[str, tuple[str, str]] | None = None,
     **config: Any,
 ) -> RunRecord:
     """A finished run of `stage` on `snapshot`, saved in its store; its snapshot is pinned.
@@ -25,6 +26,7 @@ def finished_run(
         parents: stage -> run whose model it starts from.
         continued_from: run whose state it goes on from.
         weights: see RunKey.
+        published: stage -> (entry, sha256) of weights that stand in for a run of it.
         config: hyper-parameters, to tell runs of one stage apart.
     """
     start = continued_from and Continuation(
@@ -33,7 +35,8 @@ def finished_run(
     key = RunKey(
         system="edtalk", stage=stage, stage_version=1, snapshot=snapshot.id, config=config, continued_from=start,
         parents={name: Parent(run=run.id, sha256=run.model().sha256) for name, run in (parents or {}).items()},
-        weights=dict(weights or {}),
+        weights=dict(weights or {}) | dict((published or {}).values()),
+        published={name: entry for name, (entry, _) in (published or {}).items()},
     )  # fmt: skip
     content = f"weights of {key.run_id()}".encode()
     record = RunRecord(

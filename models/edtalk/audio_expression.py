@@ -137,12 +137,13 @@ def mood_table(codes: Sequence[NDArray[np.float32]], emotion: Tensor, level: Ten
     Where several explain them alike (no clip is neutral, say), the smallest. Without any such clip the mean of all.
 
     Args:
-        codes: [N, 10] of each clip.
+        codes: [N, 10] of each clip, NaN in frames that do not count; each clip has others.
         emotion: [clips] int64 0..7, -1 unknown.
         level: [clips] int64, see `intensity_of`.
     """
     known = emotion >= 0
     num_clips = torch.bincount(emotion[known], minlength=NUM_EMOTIONS)
+    codes = [own[np.isfinite(own).all(axis=1)] for own in codes]
     centre = np.concatenate(codes).mean(axis=0, dtype=np.float64)
     # the mood is the same in all frames of a clip: its mean, weighted by its length, says all
     weight = np.sqrt([len(own) for own in codes])[known.numpy(), None]

@@ -1,4 +1,4 @@
-"""Published checkpoint files (EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt, LIA's vox.pt) as state dicts and models.
+"""Published checkpoint files (EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt, LIA's vox.pt) as state dicts.
 
 Such a file is a dict of state dicts, `gen` (and `dis`) or `audio2lip`, beside the optimisers and an argparse.Namespace.
 It is read without running any code that it may hold.
@@ -13,7 +13,6 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from models.edtalk.model import EDTalk
 from storage.errors import WeightsError
 
 State = Mapping[str, Tensor]
@@ -30,31 +29,25 @@ NOT_IN_LIA = (*NOT_IN_MOUTH_POSE, "lip_fc.", "pose_fc.", "direction_lipnonlip.")
 _NUM_NAMED = 3
 
 
-def read_published(path: Path, part: str = "gen") -> dict[str, Tensor]:
-    """One state dict of a published file, on the CPU.
+def read_parts(path: Path, wanted: Collection[str], beside: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
+    """State dicts of a published file, on the CPU; the file is read once.
 
     Args:
         path: the file.
-        part: 'gen', 'dis' or 'audio2lip'.
+        wanted: 'gen', 'audio2lip'; those of them that it has are returned.
+        beside: 'dis'; what may come with them. Empty where it is there and is no dict of tensors.
 
     Raises:
-        WeightsError: the file is missing or damaged, holds code, or has no such part (those it has are named).
-    """
-    return read_parts(path, (part,))[part]
-
-
-def read_parts(path: Path, wanted: Collection[str]) -> dict[str, dict[str, Tensor]]:
-    """The state dicts of a published file that are wanted, on the CPU; the file is read once.
-
-    Raises:
-        WeightsError: as `read_published`, when it has none of them.
+        WeightsError: the file is missing or damaged, holds code, or has none of the wanted parts (those that it has are
+            named).
     """
     content = _read(path)
     found = {part: dict(state) for part in wanted if _is_state(state := content.get(part))}
     if not found:
         names, have = " or ".join(map(repr, wanted)), ", ".join(map(str, content)) or "nothing"
         raise WeightsError(f"{path}: no weights {names} in it; it holds {have}")
-    return found
+    more = {part: content[part] for part in beside if part in content}
+    return found | {part: dict(state) if _is_state(state) else {} for part, state in more.items()}
 
 
 def _is_state(value: object) -> TypeGuard[State]:
@@ -82,36 +75,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     found = [line for line in lines if "Unsupported" in line or "GLOBAL" in line] or lines
     return (found[0].split(". ")[0] if found else type(error).__name__)[:200]
-
-
-def load_edtalk(path: Path, has_rgb_residual: bool = False) -> EDTalk:
-    """The model of a published file: the full one, or mouth and pose only, as the file's tensors tell.
-
-    Args:
-        path: EDTalk.pt or EDTalk_lip_pose.pt.
-        has_rgb_residual: see models.edtalk.generator.RgbResidual.
-
-    Raises:
-        WeightsError: as `read_published`, or the tensors are not those of either model.
-    """
-    state = read_published(path)
-    model = EDTalk(has_expression="direction_exp.weight" in state, has_rgb_residual=has_rgb_residual)
-    fit_state(model, state, str(path))
-    return model
-
-
-def start_from_lia(model: EDTalk, state: State, name: str) -> None:
-    """Gives an EDTalk model the encoder, the shared layers and the generator of a LIA one; the rest keeps its values.
-
-    Args:
-        model: to load into.
-        state: tensors of a Lia model or of LIA's published file.
-        name: of the file or run, for messages.
-
-    Raises:
-        WeightsError: as `fit_state`.
-    """
-    fit_state(model, lia_to_edtalk(state), name, NOT_IN_LIA)
 
 
 def lia_to_edtalk(state: State) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 The released system has no script for it. Codes are computed once per (generator, shard of frames, choice of clips) and
 committed to the store as an object that no snapshot names: another stage or session that needs the same finds them, a
-collection of garbage removes them.
+collection of garbage removes them. Frames without a face have codes that mean nothing: models.edtalk.code_windows
+leaves those out.
 """
 
 import hashlib

@@ -90,7 +90,8 @@ def intensified(codes: Tensor, own: Tensor, intensity: float) -> Tensor:
 def relative(codes: Tensor, own: Tensor) -> Tensor:
     """What codes [n, K] of a video changed since its first frame, added to those of the portrait [1, K].
 
-    See models.edtalk.navigation.Codes.relative_to.
+    The face keeps the portrait's scale, place and shape; the first frame should show about the portrait's pose. The
+    published system drives absolutely, with the codes as they are.
     """
     return codes - codes[:1] + own
 

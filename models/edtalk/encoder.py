@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.edtalk.shape import CORE_PX, Shape
-from models.layers import EqualConv2d, ResidualDown, conv_layer
+from models.layers import EqualConv2d, ResidualDown, conv_layer, no_autocast
 
 
 class AppearanceNet(nn.Module):
@@ -22,12 +22,14 @@ class AppearanceNet(nn.Module):
         self.convs.append(EqualConv2d(channels[-1], shape.latent_dim, CORE_PX))
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[B, 3, S, S] in -1..1 -> latent [B, D] and features [B, C, s, s] for s = 8, 16, ... S."""
+        """[B, 3, S, S] in -1..1 -> latent [B, D] float32 and features [B, C, s, s] for s = 8, 16, ... S."""
         x, found = images, []
-        for conv in self.convs:
+        for conv in self.convs[:-1]:
             x = conv(x)
             found.append(x)
-        return x.flatten(1), tuple(reversed(found[:-2]))
+        with no_autocast(x):
+            latent = self.convs[-1](x.float()).flatten(1)
+        return latent, tuple(reversed(found[:-1]))
 
 
 class Encoder(nn.Module):

@@ -1,4 +1,7 @@
-"""FaceFrames: in which frames of a split a face is known, and how far the head is turned in each."""
+"""FaceFrames: in which frames of a split a face is known, and how far the head is turned in each.
+
+Only such frames are learned from: what an encoder makes of a hidden face or of an empty picture is no motion of a face.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.edtalk.mouth_swap import LEFT_EYE, RIGHT_EYE
+from storage.errors import ConfigError
 from storage.feature_columns import feature_columns
 from storage.snapshot import ClipRef, Snapshot
 
@@ -39,6 +43,22 @@ class FaceFrames:
         self.turns = [turns[at][known[at]] for at in chosen]
 
 
+def known_faces(snapshot: Snapshot, clips: Sequence[ClipRef]) -> list[NDArray[np.bool_]]:
+    """Per clip [N] whether a face is known in the frame.
+
+    Args:
+        snapshot: with the feature landmarks.
+        clips: of the snapshot.
+
+    Raises:
+        ConfigError: it has no landmarks.
+    """
+    try:
+        return [found["landmarks_valid"] for found in snapshot.features(clips, "landmarks", ["landmarks_valid"])]
+    except KeyError as error:
+        raise ConfigError(str(error.args[0])) from None
+
+
 def head_turn(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
     """[N, 2] how far down and to the right the tip of the nose lies of the middle between the eyes.
 
@@ -67,8 +87,7 @@ def _drawn_turns(snapshot: Snapshot, clips: Sequence[ClipRef]) -> list[NDArray[n
 def _fitted_turns(snapshot: Snapshot, clips: Sequence[ClipRef]) -> list[NDArray[np.float32]]:
     """Per clip [N, 2], NaN where there are no landmarks or no fit."""
     fits = snapshot.features(clips, "face3d", ["euler", "face3d_valid"])
-    known = snapshot.features(clips, "landmarks", ["landmarks_valid"])
     return [
-        np.where((fit["face3d_valid"] & has["landmarks_valid"])[:, None], fit["euler"][:, :2], np.float32(np.nan))
-        for fit, has in zip(fits, known, strict=True)
+        np.where((fit["face3d_valid"] & is_known)[:, None], fit["euler"][:, :2], np.float32(np.nan))
+        for fit, is_known in zip(fits, known_faces(snapshot, clips), strict=True)
     ]

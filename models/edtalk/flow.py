@@ -53,13 +53,12 @@ class ToFlow(nn.Module):
             [B, C, S, S] warped and masked features of the source; the same filled up with `x` where the mask is low;
             [B, 3, S, S] raw field (x, y, mask before tanh and sigmoid), always float32: it is summed over levels.
         """
-        field = self._field(x, style)
-        if coarser is not None:
-            field = field + self.upsample(coarser)
+        field = self._field(x, style, coarser)
         mask = torch.sigmoid(field[:, 2:])
         warped = warp(features, torch.tanh(field[:, :2]), self.grid) * mask.to(features.dtype)
         return warped, warped + x * (1 - mask).to(x.dtype), field
 
-    def _field(self, x: Tensor, style: Tensor) -> Tensor:
+    def _field(self, x: Tensor, style: Tensor, coarser: Tensor | None) -> Tensor:
         with no_autocast(x):
-            return self.conv(x.float(), style.float()) + self.bias
+            field = self.conv(x.float(), style.float()) + self.bias
+            return field if coarser is None else field + self.upsample(coarser)

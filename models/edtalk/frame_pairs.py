@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.data import ClipFilter
+from models.edtalk.face_frames import known_faces
 from models.edtalk.images import image_of
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError
@@ -18,21 +19,21 @@ NEUTRAL = "neutral"
 
 
 class FramePairs(Dataset[dict[str, Tensor]]):
-    """One item per clip: `source` and `target`, [3, S, S] float32 -1..1 each.
+    """One item per clip that shows a face: `source` and `target`, [3, S, S] float32 -1..1 each.
 
-    The target is a random frame of the clip. Of a clip whose emotion is known the source is a random frame of a random
-    neutral clip of the same subject and view, or of any of their clips when none is neutral. Of other clips it is
-    another frame of the same clip. The choice depends on (seed, epoch, index) only.
+    Only frames with a face are chosen. The target is a random one of the clip. Of a clip whose emotion is known the
+    source is a random frame of a random neutral clip of the same subject and view, or of any of their clips when none
+    is neutral. Of other clips it is another frame of the same clip. The choice depends on (seed, epoch, index) only.
 
     Args:
-        snapshot: to read.
+        snapshot: with the feature landmarks.
         split: 'train', 'val' or 'test'.
         size_px: S; stored frames of another size are resized.
         seed: of the choice.
         where: which clips of the split.
 
     Raises:
-        ConfigError: no clip fits.
+        ConfigError: no clip fits and shows a face.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class FramePairs(Dataset[dict[str, Tensor]]):
         self._snapshot, self._size_px, self._seed = snapshot, size_px, seed
         where = where or ClipFilter()
         pairs = zip(snapshot.rows(split), snapshot.clips(split), strict=True)
-        chosen = [(row, clip) for row, clip in pairs if where.accepts(row)]
+        fitting = [(row, clip) for row, clip in pairs if where.accepts(row)]
+        known = known_faces(snapshot, [clip for _, clip in fitting])
+        chosen = [(*pair, np.flatnonzero(own)) for pair, own in zip(fitting, known, strict=True) if own.any()]
         if not chosen:
-            raise ConfigError(f"snapshot {snapshot.body.number} has no clip in split {split!r} that fits {where}")
-        self._clips = [clip for _, clip in chosen]
-        self._sources = _source_clips([row for row, _ in chosen])
+            number = snapshot.body.number
+            raise ConfigError(f"snapshot {number} has no clip in split {split!r} that shows a face and fits {where}")
+        self._clips, self._frames = [clip for _, clip, _ in chosen], [frames for *_, frames in chosen]
+        self._sources = _source_clips([row for row, *_ in chosen])
         # Shared memory: workers that live on (persistent_workers) see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -61,15 +65,19 @@ class FramePairs(Dataset[dict[str, Tensor]]):
         self._epoch.fill_(epoch)
 
     def choose(self, index: int) -> tuple[tuple[ClipRef, int], tuple[ClipRef, int]]:
-        """Clip and frame of the source and of the target; never the same frame, if the clip has two."""
+        """Clip and frame of the source and of the target; never the same frame, if the clip has two with a face."""
         rng = np.random.default_rng([self._seed, int(self._epoch), index])
         sources = self._sources[index]
         source, target = sources[int(rng.integers(len(sources)))], index
-        num_source, num_target = self._clips[source].num_frames, self._clips[target].num_frames
-        source_frame, target_frame = int(rng.integers(num_source)), int(rng.integers(num_target))
-        if source == target and source_frame == target_frame:
-            target_frame = (target_frame + 1) % num_target
-        return (self._clips[source], source_frame), (self._clips[target], target_frame)
+        num_source, num_target = len(self._frames[source]), len(self._frames[target])
+        source_place, target_place = int(rng.integers(num_source)), int(rng.integers(num_target))
+        if source == target and source_place == target_place:
+            target_place = (target_place + 1) % num_target
+        return self._at(source, source_place), self._at(target, target_place)
+
+    def _at(self, number: int, place: int) -> tuple[ClipRef, int]:
+        """A clip and one of its frames with a face."""
+        return self._clips[number], int(self._frames[number][place])
 
     def _image(self, clip: ClipRef, frame: int) -> Tensor:
         return image_of(self._snapshot.frame(clip, frame), self._size_px)

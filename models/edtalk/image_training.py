@@ -107,12 +107,12 @@ class ImageLosses:
 
     def __init__(self, config: ImageLossConfig, discriminator: nn.Module) -> None:
         self._config, self._discriminator = config, discriminator
-        self._perceptual = PerceptualLoss(load_vgg() if config.has_vgg else random_vgg(width=config.perceptual_width))
+        self._perceptual = _perceptual_loss(config) if config.perceptual_weight else None
 
     def generator(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of rendered images [B, 3, S, S] that should look like `target`; its parts, detached."""
         config = self._config
-        perceptual = self._perceptual(output, target) if config.perceptual_weight else output.new_zeros(())
+        perceptual = self._perceptual(output, target) if self._perceptual else output.new_zeros(())
         parts = {"perceptual": perceptual, "l1": functional.l1_loss(output, target)}
         loss = config.perceptual_weight * parts["perceptual"] + config.l1_weight * parts["l1"]
         if config.gan_weight:
@@ -149,3 +149,7 @@ class ImageLosses:
     def _penalty(self, real: Tensor, scorer: Callable[[Tensor], Tensor]) -> Tensor:
         images = real.detach().requires_grad_(True)
         return self._config.r1_every * gradient_penalty(scorer(images), images)
+
+
+def _perceptual_loss(config: ImageLossConfig) -> PerceptualLoss:
+    return PerceptualLoss(load_vgg() if config.has_vgg else random_vgg(width=config.perceptual_width))

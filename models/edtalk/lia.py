@@ -9,6 +9,7 @@ from models.edtalk.encoder import Encoder
 from models.edtalk.generator import Generator, Source
 from models.edtalk.navigation import Bank, linear_head, orthonormal
 from models.edtalk.shape import Shape
+from models.layers import no_autocast
 
 NUM_DIRECTIONS = 20
 
@@ -52,5 +53,6 @@ class Lia(nn.Module):
 
     def render(self, source: Source, driving: Tensor, directions: Tensor) -> Tensor:
         """As `forward`, from an encoded source, latents [B, D] of the driving images and `directions()`."""
-        motion = self.enc.fc(driving).float() @ directions.T
+        with no_autocast(driving):
+            motion = self.enc.fc(driving.float()) @ directions.T
         return self.dec(source, source.latent + motion)

@@ -7,6 +7,7 @@ from models.edtalk.encoder import Encoder
 from models.edtalk.generator import Generator, Source
 from models.edtalk.navigation import Bank, Codes, linear_head, orthonormal
 from models.edtalk.shape import Shape
+from models.layers import no_autocast
 
 
 class EDTalk(nn.Module):
@@ -38,21 +39,16 @@ class EDTalk(nn.Module):
         self.has_expression = has_expression
         self.dec = Generator(shape, has_expression, has_rgb_residual)
 
-    def forward(
-        self, source: Tensor, mouth: Tensor, pose: Tensor | None = None, expression: Tensor | None = None
-    ) -> tuple[Tensor, Codes]:
+    def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Codes]:
         """Renders sources with the mouth, pose and expression of other images, for training.
 
         Args:
-            source, mouth, pose, expression: images [B, 3, S, S] in -1..1; None stands for those of the mouth.
+            source, target: images [B, 3, S, S] in -1..1.
 
         Returns:
-            [B, 3, S, S] images and the codes they were driven with.
+            [B, 3, S, S] images and the codes of the targets, which they were driven with.
         """
-        latents = {"mouth": self.encode(mouth)}
-        for name, images in (("pose", pose), ("expression", expression)):
-            latents[name] = latents["mouth"] if images is None else self.encode(images)
-        codes = self._codes(**latents)
+        codes = self.codes(self.encode(target))
         return self.render(self.encode_source(source), codes), codes
 
     def encode(self, images: Tensor) -> Tensor:
@@ -65,7 +61,11 @@ class EDTalk(nn.Module):
 
     def codes(self, latent: Tensor) -> Codes:
         """[B, D] latents -> the codes of every bank."""
-        return self._codes(latent, latent, latent)
+        # Codes are float32 in mixed precision, too: rounded to 8 bits they make a face tremble.
+        with no_autocast(latent):
+            shared = self.fc(latent.float())
+            expression = self.exp_fc(shared) if self.has_expression else None
+            return Codes(self.lip_fc(shared), self.pose_fc(shared), expression)
 
     def directions(self) -> Tensor:
         """[D, 26 or 36] float32 orthonormal: mouth, pose and expression, in this order.
@@ -77,19 +77,16 @@ class EDTalk(nn.Module):
     def motion(self, codes: Codes, directions: Tensor) -> tuple[Tensor, Tensor | None]:
         """[B, D] sum of all weighted directions, and that of the expression alone (None without this bank)."""
         num_plain = self.shape.num_mouth + self.shape.num_pose
-        plain = torch.cat([codes.mouth, codes.pose], dim=1).float() @ directions[:, :num_plain].T
-        if not self.has_expression:
-            return plain, None
-        if codes.expression is None:
-            return plain, torch.zeros_like(plain)
-        expression = codes.expression.float() @ directions[:, num_plain:].T
-        return plain + expression, expression
+        with no_autocast(directions):
+            plain = torch.cat([codes.mouth, codes.pose], dim=1).float() @ directions[:, :num_plain].T
+            if not self.has_expression:
+                return plain, None
+            if codes.expression is None:
+                return plain, torch.zeros_like(plain)
+            expression = codes.expression.float() @ directions[:, num_plain:].T
+            return plain + expression, expression
 
     def render(self, source: Source, codes: Codes, directions: Tensor | None = None) -> Tensor:
         """[B, 3, S, S] float32 images about -1..1, not clamped, of one source or B sources driven by B codes."""
         motion, expression = self.motion(codes, self.directions() if directions is None else directions)
         return self.dec(source, source.latent + motion, expression)
-
-    def _codes(self, mouth: Tensor, pose: Tensor, expression: Tensor) -> Codes:
-        expression_codes = self.exp_fc(self.fc(expression)) if self.has_expression else None
-        return Codes(self.lip_fc(self.fc(mouth)), self.pose_fc(self.fc(pose)), expression_codes)

@@ -77,6 +77,13 @@ def swap_mouth(target: Face, mouth: Face, options: SwapOptions | None = None) ->
     return np.rint(ground + alpha[..., None] * (patch - ground)).clip(0, 255).astype(np.uint8)
 
 
+def mouth_mask(points: NDArray[np.floating], side_px: int, margin_px: float) -> NDArray[np.float32]:
+    """[S, S] 1 on the lips of a face [68, 2] (px of the image) and up to `margin_px` of a 256-px image around them."""
+    lips = _hull(points[MOUTH], (side_px, side_px))
+    distance = cv2.distanceTransform(1 - lips, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * CANVAS_PX / side_px
+    return (distance <= margin_px).astype(np.float32)
+
+
 def mouth_transform(points: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
     """[2, 3] similarity x -> A x + t in px that lays a face [68, 2] on another: eyes on eyes as well as one scale and
     rotation can (least squares, the mouth counting like an eye), inner lips on inner lips exactly.

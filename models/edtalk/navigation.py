@@ -29,17 +29,6 @@ class Codes:
     pose: Tensor
     expression: Tensor | None = None
 
-    def relative_to(self, start: "Codes", source: "Codes") -> "Codes":
-        """Relative driving: what these codes changed since `start`, added to those of the source.
-
-        The head keeps the source's scale, place and shape; `start` should show about the source's pose. The published
-        system drives absolutely, with the codes as they are.
-        """
-        mouth, pose = self.mouth - start.mouth + source.mouth, self.pose - start.pose + source.pose
-        if self.expression is None or start.expression is None or source.expression is None:
-            return Codes(mouth, pose)
-        return Codes(mouth, pose, self.expression - start.expression + source.expression)
-
 
 class Bank(nn.Module):
     """[D, K] weights whose columns span K directions."""
@@ -52,11 +41,12 @@ class Bank(nn.Module):
 def orthonormal(*banks: Bank) -> Tensor:
     """[D, K] float32 orthonormal directions of the banks side by side: Q of their thin QR decomposition.
 
-    The first columns depend on the first banks only. The signs are those of LAPACK's Householder reflections.
+    The first columns depend on the first banks only. The signs are those of LAPACK's Householder reflections, on every
+    device: another library may choose others, and codes of a model trained elsewhere would mean the opposite.
     """
     weight = torch.cat([bank.weight.float() for bank in banks], dim=1)
     with no_autocast(weight):
-        return torch.linalg.qr(weight + BANK_OFFSET)[0]
+        return torch.linalg.qr(weight.cpu() + BANK_OFFSET)[0].to(weight.device)
 
 
 def linear_head(latent_dim: int, num_layers: int, num_out: int) -> nn.Sequential:

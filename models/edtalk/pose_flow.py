@@ -71,7 +71,7 @@ class PoseStatistics:
 
 
 def pose_statistics(codes: Sequence[NDArray[np.float32]]) -> PoseStatistics:
-    """The statistics of pose codes [N, C] of some clips.
+    """The statistics of pose codes [N, C] of some clips; frames with NaN do not count, each clip has others.
 
     Raises:
         ConfigError: C is odd.
@@ -80,16 +80,22 @@ def pose_statistics(codes: Sequence[NDArray[np.float32]]) -> PoseStatistics:
     if num_codes % 2:
         raise ConfigError(f"the flow halves the pose codes; their number, {num_codes}, must be even")
     spread, step, reach = Moments(num_codes), Moments(num_codes), np.zeros(num_codes)
-    for own in codes:
-        motion = own - own.mean(axis=0)
+    means = [np.nanmean(own, axis=0) for own in codes]
+    for own, mean in zip(codes, means, strict=True):
+        motion = _known(own - mean)
         spread.add(motion)
-        step.add(np.diff(own, axis=0))
+        step.add(_known(np.diff(own, axis=0)))
         reach = np.maximum(reach, np.abs(motion).max(axis=0))
-    rest = np.mean([own.mean(axis=0) for own in codes], axis=0)
+    rest = np.mean(means, axis=0)
     return PoseStatistics(
         torch.from_numpy(rest).float(), spread.standardiser(is_centred=False).std, step.standardiser().std,
         torch.from_numpy(np.maximum(reach, MIN_STD)).float(),
     )  # fmt: skip
+
+
+def _known(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Those of rows [n, C] that are finite."""
+    return rows[np.isfinite(rows).all(axis=1)]
 
 
 class PoseFlow(nn.Module):

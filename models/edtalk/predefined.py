@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data import ClipFilter
 from models.edtalk.animator import Animator
 from models.edtalk.code_sources import read_codes
+from models.edtalk.face_frames import known_faces
 from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
 from storage.errors import ConfigError, WeightsError
 from storage.snapshot import ClipRef, Snapshot
@@ -65,30 +67,35 @@ def mean_expression(
     animator: Animator, snapshot: Snapshot, emotion: str, level: str | None = None, frames_per_clip: int = 8,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tensor, int]:  # fmt: skip
-    """Mean expression codes of the clips with an emotion, whatever their split: every clip counts the same.
+    """Mean expression codes of the clips with an emotion that show a face, whatever their split: each counts the same.
 
     Args:
         animator: with a model that has an expression bank.
-        snapshot: to read.
+        snapshot: with the feature landmarks.
         emotion: label, see storage.emotions.
         level: of intensity, as the snapshot's table has it; None takes all.
-        frames_per_clip: pictures taken of each, at equal distances.
+        frames_per_clip: pictures taken of each, at equal distances among those with a face.
         report: told (clips done, clips) after each.
 
     Returns:
         [1, 10] float32, and the number of clips.
 
     Raises:
-        ConfigError: the model has no expression bank, or no clip has that label (those there are are named).
+        ConfigError: the model has no expression bank, no clip has that label (those there are are named), or none of
+            them shows a face.
     """
     if not animator.model.has_expression:
         raise ConfigError("this model has no expression bank: use a full model")
     clips = _clips(snapshot, canonical_emotion(emotion), level)
+    known = zip(clips, known_faces(snapshot, clips), strict=True)
+    shown = [(clip, np.flatnonzero(faces)) for clip, faces in known if faces.any()]
+    if not shown:
+        raise ConfigError(f"snapshot {snapshot.body.number}: no clip labelled {emotion!r} shows a face")
     total = torch.zeros(1, animator.model.shape.num_expression)
-    for done, clip in enumerate(clips, start=1):
-        total += _mean_codes(animator, snapshot, clip, frames_per_clip)
-        report(done, len(clips))
-    return total / len(clips), len(clips)
+    for done, (clip, frames) in enumerate(shown, start=1):
+        total += _mean_codes(animator, snapshot, clip, frames, frames_per_clip)
+        report(done, len(shown))
+    return total / len(shown), len(shown)
 
 
 def _clips(snapshot: Snapshot, emotion: str, level: str | None) -> list[ClipRef]:
@@ -104,9 +111,11 @@ def _clips(snapshot: Snapshot, emotion: str, level: str | None) -> list[ClipRef]
     return found
 
 
-def _mean_codes(animator: Animator, snapshot: Snapshot, clip: ClipRef, count: int) -> Tensor:
-    """[1, 10] of evenly spread frames of one clip."""
-    at = np.unique(np.linspace(0, clip.num_frames - 1, min(count, clip.num_frames)).round().astype(int))
-    codes = animator.codes(snapshot.frame(clip, int(index)) for index in at)
+def _mean_codes(
+    animator: Animator, snapshot: Snapshot, clip: ClipRef, frames: NDArray[np.int64], count: int
+) -> Tensor:  # fmt: skip
+    """[1, 10] of evenly spread ones of some frames of a clip."""
+    at = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+    codes = animator.codes(snapshot.frame(clip, int(index)) for index in frames[at])
     assert codes.expression is not None
     return codes.expression.mean(0, keepdim=True)

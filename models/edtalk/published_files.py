@@ -1,6 +1,7 @@
 """Published files of EDTalk, taken into use: read strictly, kept as safetensors in the cache of weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -8,18 +9,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.edtalk.audio2lip import Audio2Lip
-from models.edtalk.checkpoints import fit_state
+from models.edtalk.checkpoints import fit_state, read_parts
+from models.edtalk.discriminator import Discriminator
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
-from models.edtalk.parent_state import part_of
-from models.edtalk.trained import GENERATOR, MOUTH, SYSTEM, published_tensors, shape_of
+from models.edtalk.trained import GENERATOR, IMPORTED, MOUTH, SYSTEM, shape_of
 from storage import files
-from storage.errors import ConfigError
+from storage.errors import ConfigError, WeightsError
 from storage.keys import canonical_json, sha256_file
 from storage.weights import imported_folders, listed
 
 # In lower case these are entries of models/weights.toml.
 NAMES = ("EDTalk", "EDTalk_lip_pose", "Audio2Lip", "LIA")
+# Module of training, which files of the official trainers hold beside the generator.
+_DISCRIMINATOR = "dis"
+Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 def import_published(system: str, path: Path) -> dict[str, str | int]:
@@ -30,7 +34,8 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
         path: EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt or LIA's vox.pt; what it is, its tensors tell.
 
     Returns:
-        name, licence, source_sha256, num_parameters, and path and sha256 of what was written.
+        name, licence, source_sha256, num_parameters, and path and sha256 of what was written. `discriminator` where the
+        file holds one beside a generator: 'kept', from which training then starts, or why it was left out.
 
     Raises:
         ConfigError: another system.
@@ -38,13 +43,14 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
     """
     if system != SYSTEM:
         raise ConfigError(f"no published weights are known for {system!r}; there are those of {SYSTEM}")
-    module, name, network = _network(published_tensors(path), str(path))
+    parts = read_parts(path, IMPORTED, (_DISCRIMINATOR,))
+    module, name, network = _network(parts, str(path))
     about = {"name": name, "licence": listed()[name.lower()].licence, "source_sha256": sha256_file(path)[0]}
     target = imported_folders(SYSTEM)[-1] / f"{name}.safetensors"
-    state = {f"{module}.{key}": value.contiguous() for key, value in network.state_dict().items()}
-    _write(target, state, about)
+    discriminator, told = _discriminator(parts, str(path)) if module == GENERATOR else (None, {})
+    _write(target, _named(module, network) | _named(_DISCRIMINATOR, discriminator), about)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    return about | {"num_parameters": num_parameters, "path": str(target), "sha256": sha256_file(target)[0]}
+    return about | {"num_parameters": num_parameters, "path": str(target), "sha256": sha256_file(target)[0]} | told
 
 
 def imported() -> list[dict[str, str]]:
@@ -53,18 +59,36 @@ def imported() -> list[dict[str, str]]:
     return [{"name": path.stem, "path": str(path)} | _about(path) for path in places if path.is_file()]
 
 
-def _network(tensors: dict[str, Tensor], path: str) -> tuple[str, str, nn.Module]:
+def _network(parts: Parts, path: str) -> tuple[str, str, nn.Module]:
     """(module, name, network with these tensors)."""
-    state = part_of(tensors, GENERATOR)
+    state = parts.get(GENERATOR)
     if not state:
         network = Audio2Lip()
-        fit_state(network, part_of(tensors, MOUTH), path, optional=())
+        fit_state(network, parts.get(MOUTH, {}), path, optional=())
         return MOUTH, "Audio2Lip", network
     is_lia, is_full = "enc.fc.0.weight" in state, "direction_exp.weight" in state
     shape = shape_of(state, path)
     model = Lia(shape) if is_lia else EDTalk(shape, is_full)
     fit_state(model, state, path, optional=())
     return GENERATOR, "LIA" if is_lia else ("EDTalk" if is_full else "EDTalk_lip_pose"), model
+
+
+def _discriminator(parts: Parts, path: str) -> tuple[Discriminator | None, dict[str, str]]:
+    """The generator's discriminator, None where there is none that fits, and what to tell of it."""
+    if _DISCRIMINATOR not in parts:
+        return None, {}
+    network = Discriminator(shape_of(parts[GENERATOR], path))
+    try:
+        fit_state(network, parts[_DISCRIMINATOR], _DISCRIMINATOR, optional=())
+    except WeightsError as error:
+        return None, {"discriminator": f"left out, training starts with a new one: {error}"}
+    return network, {"discriminator": "kept"}
+
+
+def _named(module: str, network: nn.Module | None) -> dict[str, Tensor]:
+    """`<module>.<key>` of a network's tensors."""
+    state = network.state_dict() if network else {}
+    return {f"{module}.{key}": value.contiguous() for key, value in state.items()}
 
 
 def _write(target: Path, state: dict[str, Tensor], about: dict[str, str]) -> None:

@@ -6,15 +6,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from models.edtalk.face_frames import FaceFrames
 from models.edtalk.images import image_of
-from models.edtalk.mouth_swap import Face, SwapOptions, swap_mouth
+from models.edtalk.mouth_swap import Face, SwapOptions, mouth_mask, swap_mouth
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
 
 Frame = tuple[int, int]
+# Of a 256-px image.
+MOUTH_MARGIN_PX = 12.0
 
 
 class SwapPairs(Dataset[dict[str, Tensor]]):
@@ -25,6 +28,10 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
         source      a frame of the clip
         target      another frame of the clip
         swapped     the target with the mouth of the other one's target
+
+    and [2, 1, S, S] float32 0..1
+
+        mouth       how much of each pixel of the target is mouth: lips and MOUTH_MARGIN_PX around them
 
     Of `num_candidates` frames drawn from all other clips, the one whose head is turned most like A's is B's target: a
     mouth seen from the side does not fit a face seen from the front. The choice depends on (seed, epoch, index) only.
@@ -68,7 +75,8 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
             "target": [face.image for face in faces],
             "swapped": [swap_mouth(one, other, self._options) for one, other in (faces, faces[::-1])],
         }
-        return {name: torch.stack([image_of(image, self._size_px) for image in two]) for name, two in pictures.items()}
+        item = {name: torch.stack([image_of(image, self._size_px) for image in two]) for name, two in pictures.items()}
+        return item | {"mouth": torch.stack([self._mouth(face) for face in faces])}
 
     def set_epoch(self, epoch: int) -> None:
         """Changes the random choices; running workers follow."""
@@ -112,6 +120,10 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
         frames = self._faces.frames[clip]
         source = (target + int(rng.integers(1, len(frames)))) % len(frames)
         return (clip, int(frames[source])), (clip, int(frames[target]))
+
+    def _mouth(self, face: Face) -> Tensor:
+        mask = torch.from_numpy(mouth_mask(face.points, len(face.image), MOUTH_MARGIN_PX))
+        return functional.interpolate(mask[None, None], (self._size_px, self._size_px), mode="area")[0]
 
     def _face(self, clip: int, frame: int) -> Face:
         place = self._faces.clips[clip]

@@ -21,15 +21,15 @@ class TalkingFrames(Dataset[dict[str, Any]]):
 
         at          int, where in the window five consecutive frames r .. r + 4 begin
         frames      [5, 3, S, S] float32 -1..1, they
-        source      [3, S, S] float32 -1..1, a random frame of the clip
+        source      [3, S, S] float32 -1..1, a random frame of the clip with a face
         boxes       [5, 4] float32, the face in them: left, top, right, bottom as shares of the side
-        has_face    bool, all five have a face; boxes are the whole image otherwise
+        has_face    bool, all five have a box; boxes are the whole image otherwise
         sync_mel    [1, 80, 16] float32, the window that begins with frame r
 
     All random choices depend on (seed, epoch, index) only.
 
     Args:
-        windows: of 5 frames or more, of clips of 5 frames or more.
+        windows: of 5 frames or more, of stretches of 5 frames or more.
         snapshot: that they are from, with the feature bbox.
         size_px: S.
     """
@@ -43,7 +43,7 @@ class TalkingFrames(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item, clip, rng = self._windows[index], self._windows.clip(index), self._windows.choices(index, purpose=1)
         at = int(rng.integers(int(item["inside"].sum()) - NUM_FRAMES + 1))
-        source, start = int(rng.integers(clip.num_frames)), item["first"] + at
+        source, start = int(rng.choice(self._windows.frames(index))), item["first"] + at
         frames = [self._snapshot.frame(clip, frame) for frame in (source, *range(start, start + NUM_FRAMES))]
         boxes, has_face = self._boxes(clip, start, side_px=len(frames[0]))
         images = torch.stack([image_of(frame, self._size_px) for frame in frames])

@@ -4,7 +4,7 @@ A run is named by its id, the first digits of it, or its folder. The networks th
 own; those that belong to a generator's run are found by what they started from.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,11 @@ SYSTEM = "edtalk"
 GENERATOR, MOUTH, POSE, EXPRESSION = "gen", "audio2lip", "pose_flow", "expression"
 # Files that `talkset weights import` makes, by module, best first; in lower case entries of models/weights.toml.
 IMPORTED: dict[str, tuple[str, ...]] = {GENERATOR: ("EDTalk", "EDTalk_lip_pose"), MOUTH: ("Audio2Lip",)}
+_PUBLISHED_GENERATORS = {name.lower() for name in IMPORTED[GENERATOR]}
 _SUFFIXES = {".pt", ".pth", ".safetensors"}
 T = TypeVar("T")
+# What a run is or started from: (stage, id) of a run, (entry of models/weights.toml, sha256) of published weights.
+_Origin = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ def find_weights(module: str, which: str | None = None, of: Weights | None = Non
 
     Args:
         module: one of those above.
-        which: a run, a published file, an imported one. None takes what belongs to `of`, else an imported file.
+        which: a run, a published file, an imported one. None takes what belongs to the run of `of`: a run that started
+            from the same run or published weights, for the mouth of published ones also an imported file. Where `of`
+            is no run's, it takes an imported file.
         of: weights of the generator that the module is to drive.
 
     Raises:
@@ -126,16 +131,6 @@ def shape_of(state: Mapping[str, Tensor], name: str) -> Shape:
         raise WeightsError(f"{name}: no generator of EDTalk ({error})") from None
 
 
-def published_tensors(path: Path) -> dict[str, Tensor]:
-    """`<module>.<key>` of a published file: of its generator or its Audio2Lip.
-
-    Raises:
-        WeightsError: see models.edtalk.checkpoints.read_parts.
-    """
-    parts = read_parts(path, IMPORTED)
-    return {f"{module}.{key}": value for module, state in parts.items() for key, value in state.items()}
-
-
 def _built(make: Callable[[Mapping[str, Tensor]], T], weights: Weights) -> T:
     try:
         return make(weights.state)
@@ -145,10 +140,15 @@ def _built(make: Callable[[Mapping[str, Tensor]], T], weights: Weights) -> T:
 
 def _read_file(path: Path, module: str) -> Weights:
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else published_tensors(path)
+        state = part_of(load_file(path), module) if path.suffix == ".safetensors" else _published(path, module)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None
-    return Weights(part_of(tensors, module), path.name, sha256_file(path)[0])
+    return Weights(state, path.name, sha256_file(path)[0])
+
+
+def _published(path: Path, module: str) -> dict[str, Tensor]:
+    """The state dict of a module in a published file; empty when it is that of another one."""
+    return read_parts(path, IMPORTED).get(module, {})
 
 
 def _imported_file(module: str) -> Path:
@@ -182,14 +182,19 @@ def _find_run(which: str) -> tuple[Path, RunRecord]:
 
 
 def _companion(module: str, of: Weights) -> Weights:
-    """The newest finished run whose model holds the module and that started from what the generator started from."""
+    """The newest finished run whose model holds the module and that started from what the generator started from.
+
+    The published Audio2Lip drives what started from published weights of EDTalk, if no run does.
+    """
     assert of.run is not None
     store, record = of.run
-    line = _ancestry(store, record)
+    line = _line(store, record)
     for run in reversed(list_runs(store)):
-        is_kin = any(parent.run in line for parent in run.key.parents.values())
-        if run.state == "done" and is_kin and run.id not in line and _holds(store, run, module):
+        is_other = (run.key.stage, run.id) not in line
+        if run.state == "done" and is_other and _origins(run) & line and _holds(store, run, module):
             return _read_run(store, run, module)
+    if module == MOUTH and any(entry in _PUBLISHED_GENERATORS for entry, _ in line):
+        return _read_file(_imported_file(module), module)
     raise WeightsError(
         f"no weights for {module!r}: no finished run in {store} drives {record.id}; train it, or name one"
     )
@@ -205,8 +210,15 @@ def _holds(store: Path, record: RunRecord, module: str) -> bool:
         raise StoreCorrupt(f"{path}: not a readable checkpoint ({error})") from error
 
 
-def _ancestry(store: Path, record: RunRecord) -> set[str]:
-    """Ids of a run and of all it started from."""
-    parents: Sequence[str] = [parent.run for parent in record.key.parents.values()]
-    records = [found for run in parents if (found := load_run(store, run))]
-    return {record.id, *parents, *(run for found in records for run in _ancestry(store, found))}
+def _origins(record: RunRecord) -> set[_Origin]:
+    """What a run itself started from."""
+    key = record.key
+    runs = {(stage, parent.run) for stage, parent in key.parents.items()}
+    return runs | {(entry, key.weights[entry]) for entry in key.published.values()}
+
+
+def _line(store: Path, record: RunRecord) -> set[_Origin]:
+    """A run and all it goes back to."""
+    parents = [found for parent in record.key.parents.values() if (found := load_run(store, parent.run))]
+    own = {(record.key.stage, record.id)} | _origins(record)
+    return own.union(*(_line(store, parent) for parent in parents))

@@ -39,6 +39,8 @@ def choose_device(wanted: str, ranks: Ranks) -> torch.device:
         raise ConfigError(f"device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # fp32 is to mean that; torch's default is TF32, with 10 bits, in convolutions
+        torch.backends.cudnn.allow_tf32 = False
     global _chosen
     _chosen = device
     return device

@@ -22,6 +22,7 @@ from models.training.environment import choose_device, packages_sha256
 from models.training.evaluate import num_validated
 from models.training.exclusive import exclusive
 from models.training.gpu_lock import gpu_lock
+from models.training.host_memory import reuse_large_blocks
 from models.training.job import Job
 from models.training.loop import train
 from models.training.preflight import continuation, require_data, require_parents
@@ -95,6 +96,8 @@ def _fit(job: Job, ranks: Ranks, wanted_device: str) -> RunRecord:
     if done := _finished(job, ranks):
         return done
     device = choose_device(wanted_device, ranks)
+    if device.type == "cpu":
+        reuse_large_blocks()
     with _run_lock(job) if ranks.is_first else nullcontext(), gpu_lock(device):
         # Another process may have finished it just before the lock was ours. Other ranks wait here for the first.
         if done := _finished(job, ranks):

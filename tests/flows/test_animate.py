@@ -1,9 +1,12 @@
 """`talkset animate` from inputs to the file: the seven ways to drive, the time law, the mark, one line per fault."""
 
+import errno
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import av
@@ -21,14 +24,15 @@ from models.edtalk.model import EDTalk
 from models.edtalk.mouth_networks import randomise
 from models.edtalk.spoken_codes import mouth_codes
 from models.edtalk.trained import MOUTH, find_weights, mouth_model
-from storage.errors import ConfigError, PreflightError, TalksetError, WeightsError
+from storage.errors import ConfigError, OutOfSpace, PreflightError, TalksetError, WeightsError
 from storage.snapshot import Snapshot
 from tasks.driving_sound import read_driving_sound
-from tasks.encode import write_audio_file
+from tasks.encode import VideoWriter, write_audio_file
 from tasks.faces.backend import load_backend
 from tasks.paste_back import PasteBack
 from tasks.portrait import Framing, find_portrait
 from tests.models.edtalk.trained_runs import SMALL, save_all_stages
+from tests.onnx_networks import write_network
 from tests.scenes import write_scene
 from tests.synthetic_store import build_store
 
@@ -301,6 +305,18 @@ def test_an_enhancer_doubles_the_picture(make, monkeypatch: pytest.MonkeyPatch) 
     assert decode(make("face.png", "--audio", "speech.wav", "--seconds", "0.2", "--enhance")).shape == (5, 64, 64, 3)
 
 
+def test_a_network_of_the_weights_folder_enhances(make, tmp_path: Path, monkeypatch) -> None:
+    driven = ("face.png", "--audio", "speech.wav", "--seconds", "0.2")
+    plain = decode(make(*driven))
+    write_network(tmp_path / "gfpgan_1.4.onnx", 64)
+    monkeypatch.setenv("TALKSET_WEIGHTS", str(tmp_path))
+    finer = decode(make(*driven, "--enhance"))
+    assert finer.shape == (5, 64, 64, 3)
+    # Video halves the resolution of colours: only their means over 8 x 8 px of the small picture are alike.
+    means = [video.reshape(5, 4, side, 4, side, 3).mean(axis=(2, 4)) for video, side in ((plain, 8), (finer, 16))]
+    assert np.abs(means[0] - means[1]).mean() < 4
+
+
 @pytest.mark.parametrize("rule", ["hold", "mirror", "mirror-drop-tail"])
 def test_no_more_of_a_video_is_encoded_than_the_result_needs(make, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driven = (
@@ -502,7 +518,7 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
         (ConfigError, {"--device": "cuda:99"}, "device 'cuda:99'"),
         (ConfigError, {"--audio": None}, "nothing says how long"),
         (ConfigError, {"--audio": None, "--pose": "generated"}, "name one with --audio"),
-        (ConfigError, {"--enhance": ""}, "no face enhancer is installed"),
+        (WeightsError, {"--enhance": ""}, "get gfpgan_1.4.onnx from"),
         (ConfigError, {"--face-backend": "eyes"}, "no face backend"),
     ],
 )
@@ -554,6 +570,87 @@ def test_codes_that_are_read_are_not_overwritten(lab: Path, tmp_path: Path) -> N
         lab,
     )
     assert "pose.npy would be overwritten" in refusal(ConfigError, *arguments)
+
+
+@pytest.mark.parametrize("given", ["0:expression.npy, 2:own", "expression.npy*0.5", "0:own,1: ./expression.npy *2"])
+def test_codes_that_are_read_among_keyframes_are_not_overwritten(lab: Path, tmp_path: Path, given: str) -> None:
+    np.save("expression.npy", np.zeros((1, 10), np.float32))
+    before = Path("expression.npy").read_bytes()
+    arguments = (
+        "animate",
+        lab / "face.png",
+        "--expression",
+        given,
+        "--save-codes",
+        ".",
+        "--checkpoint",
+        lab / "full.pt",
+    )
+    message = refusal(ConfigError, *arguments, "--seconds", "0.2", "--out", tmp_path / "out.mp4")
+    assert "expression.npy would be overwritten" in message
+    assert Path("expression.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_what_an_enhancer_says_is_not_said_of_the_result(lab: Path, tmp_path: Path, monkeypatch, at: int) -> None:
+    calls = count()
+
+    def enhancer(picture: np.ndarray) -> np.ndarray:
+        if next(calls) == at:
+            raise OSError(errno.EIO, "the enhancer's own file")
+        return picture
+
+    monkeypatch.setattr("flows.animate.load_enhancer", lambda device: enhancer)
+    result = run(*enhanced(lab, tmp_path))
+    assert type(result.exception) is OSError
+    assert "the enhancer's own file" in str(result.exception)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_what_the_writer_says_is_said_of_the_result(lab: Path, tmp_path: Path, monkeypatch) -> None:
+    def broken(self: VideoWriter, rgb: np.ndarray) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("flows.animate.load_enhancer", lambda device: lambda picture: picture)
+    monkeypatch.setattr(VideoWriter, "write_frame", broken)
+    assert "out.mp4: cannot be written (Input/output error)" in refusal(PreflightError, *enhanced(lab, tmp_path))
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 2_000, 300_000])
+def test_a_full_disk_is_one_line_and_no_file(lab: Path, tmp_path: Path, monkeypatch, limit_bytes: int) -> None:
+    """At the first byte, in what is written at the end, and between the frames."""
+    noise = np.random.default_rng(0)
+    side = 256 if limit_bytes > 10_000 else 32
+
+    def enhancer(picture: np.ndarray) -> np.ndarray:
+        return noise.integers(0, 256, (side, side, 3), np.uint8)
+
+    monkeypatch.setattr("flows.animate.load_enhancer", lambda device: enhancer)
+    answer(*enhanced(lab, tmp_path))  # all that is kept for later runs is now on the disk
+    assert (tmp_path / "out.mp4").stat().st_size > limit_bytes
+    (tmp_path / "out.mp4").unlink()
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        message = refusal(OutOfSpace, *enhanced(lab, tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "out.mp4: no space left" in message
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_full_disk_is_told_whoever_writes(lab: Path, tmp_path: Path, monkeypatch) -> None:
+    def enhancer(picture: np.ndarray) -> np.ndarray:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("flows.animate.load_enhancer", lambda device: enhancer)
+    assert "no space left" in refusal(OutOfSpace, *enhanced(lab, tmp_path))
+
+
+def enhanced(lab: Path, folder: Path) -> list[object]:
+    driven = ["animate", lab / "face.png", "--pose", lab / "pose.npy", "--checkpoint", lab / "full.pt", "--enhance"]
+    return [*driven, "--device", "cpu", "--out", folder / "out.mp4"]
 
 
 def test_an_old_result_survives_a_failure(lab: Path, tmp_path: Path) -> None:

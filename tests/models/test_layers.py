@@ -171,3 +171,17 @@ def test_mixed_precision_gives_about_the_same() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = layer(x, style)
     assert (rough.float() - exact).abs().mean() < 0.02 * exact.abs().mean()
+
+
+def test_what_a_style_does_to_the_channels_is_not_rounded_in_mixed_precision() -> None:
+    """A 1x1 convolution that passes one channel of ones on: its output is the scale of that channel over its norm."""
+    conv = ModulatedConv2d(1, 1, 1, 8, is_demodulated=False)
+    with torch.no_grad():
+        conv.weight.fill_(1 / conv.scale)
+    ones, style = torch.ones(4, 1, 1, 1, dtype=torch.float64).float(), torch.randn(4, 8)
+    seen: list[torch.Tensor] = []
+    conv._convolve = lambda x, weight: seen.append(x) or x  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(ones, style)
+    expected = style @ conv.modulation.weight.T * conv.modulation.scale + conv.modulation.bias
+    torch.testing.assert_close(seen[0].flatten(), expected.flatten(), atol=1e-6, rtol=1e-6)

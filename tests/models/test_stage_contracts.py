@@ -144,7 +144,7 @@ def test_taken_up_from_its_state_it_ends_as_if_it_had_never_stopped(system: str,
     assert_equal(second.state()[0], first.state()[0])
 
 
-def objectives(engine: Recorder, gan_weight: float = 0.0, num_steps: int = 32) -> list[float]:
+def objectives(engine: Recorder, gan_weight: float = 0.0, num_steps: int = 48) -> list[float]:
     """The loss of each of some steps on one batch, without what the discriminator thinks of it."""
     batch, losses = next(engine.batches()), []
     for _ in range(num_steps):

@@ -1,5 +1,6 @@
 """Files written by tasks.encode, read back with PyAV: frames, times, colours, and where the sound lies."""
 
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -156,6 +157,19 @@ def test_nothing_remains_of_a_failed_file_and_the_old_one_stays(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         fail_midway()
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
+
+
+def test_nothing_remains_when_even_the_end_cannot_be_written(tmp_path):
+    """A full disk: the picture, and then the index when the file is closed."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write(tmp_path / "a.mp4", list(noise), Fraction(25), crf=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_final_name_appears_only_at_the_end(tmp_path):

@@ -1,5 +1,6 @@
-"""The square around a face: that of the cut, of pictures and of videos; frames in any order; one line for what fails."""
+"""The square around a face: as in the cut, of pictures and of videos; frames in any order; one line for what fails."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -49,18 +50,46 @@ def moved(rgb: np.ndarray, dx: float, dy: float = 0.0, size: tuple[int, int] | N
 
 
 @pytest.mark.parametrize("make", [astronaut, hopper])
-def test_a_picture_has_the_square_that_the_cut_gives_a_video_of_it(tmp_path: Path, backend, make) -> None:
+def test_a_picture_has_the_square_that_the_cut_gives_a_video_of_it_with_room_to_move(
+    tmp_path: Path, backend, make
+) -> None:
     rgb = make()
     write_scene(tmp_path / "still.mp4", [rgb] * 50, hum(50), crf=4)
     cut = cut_files(tmp_path / "store", [tmp_path / "still.mp4"], dataset_in(tmp_path, WHOLE), backend)
     clip = cut.clips("still")[0]
     portrait = find_portrait(save(tmp_path / "still.png", rgb), lambda: backend, Framing())
-    box = portrait.shots[0].box
-    assert np.abs(np.subtract(box, (clip["crop_x_px"], clip["crop_y_px"], clip["crop_side_px"]))).max() <= 1
+    x0, y0, side = portrait.shots[0].box
+    # this video does not move at all; one of a speaker takes 1.12 times the room
+    assert side == pytest.approx(clip["crop_side_px"] * 1.12, abs=1.5)
+    assert x0 + side / 2 == pytest.approx(clip["crop_x_px"] + clip["crop_side_px"] / 2, abs=1)
+    assert y0 + side / 2 == pytest.approx(clip["crop_y_px"] + clip["crop_side_px"] / 2, abs=1)
     assert (portrait.num_frames, portrait.shape) == (1, rgb.shape[:2])
-    stored, crop = cut.frames.frame(clip["clip"], 0), next(crops(portrait, clip["size_px"]))
+    own = (clip["crop_x_px"], clip["crop_y_px"], clip["crop_side_px"])
+    stored, crop = cut.frames.frame(clip["clip"], 0), next(crops(_framed(portrait, own), clip["size_px"]))
     assert crop.shape == stored.shape
     assert np.abs(crop.astype(float) - stored).mean() < 4
+
+
+def _framed(portrait: Portrait, box: tuple[int, int, int]) -> Portrait:
+    return replace(portrait, shots=(Shot(0, 1, box),))
+
+
+def test_a_frame_of_a_clip_and_a_minute_of_clips_are_framed_as_the_clips(tmp_path: Path, media: Path, backend) -> None:
+    name = "head_shoulders_450_25fps.mp4"
+    layout = ClipRule(length_s=5.0)
+    cut = cut_files(tmp_path / "store", [media / name], dataset_in(media, layout), backend)
+    clips = [clip for clip in cut.clips(Path(name).stem) if clip["is_stored"]]
+    assert len(clips) == 4
+    whole = find_portrait(media / name, lambda: backend, Framing())
+    assert len(whole.shots) == 1
+    whole_frames = frames(whole, 64, range(60, 500, 125), tmp_path, has_whole=True)
+    for clip, shown in zip(clips, whole_frames, strict=True):
+        assert shown.whole is not None
+        still = find_portrait(save(tmp_path / "still.png", shown.whole), lambda: backend, Framing())
+        middle = np.array([clip["crop_x_px"], clip["crop_y_px"]]) + clip["crop_side_px"] / 2
+        for (x0, y0, side), share in ((still.shots[0].box, 0.08), (whole.shots[0].box, 0.04)):
+            assert side == pytest.approx(clip["crop_side_px"], rel=share)
+            assert np.abs(np.array([x0, y0]) + side / 2 - middle).max() < 0.05 * side
 
 
 def test_a_video_has_the_square_and_the_pixels_of_its_clip(tmp_path: Path, backend) -> None:
@@ -70,10 +99,8 @@ def test_a_video_has_the_square_and_the_pixels_of_its_clip(tmp_path: Path, backe
     clip = cut.clips("moving")[0]
     portrait = find_portrait(tmp_path / "moving.mp4", lambda: backend, Framing())
     assert portrait.shots == (Shot(0, 40, (clip["crop_x_px"], clip["crop_y_px"], clip["crop_side_px"])),)
-    assert (
-        portrait.shots[0].box[2]
-        > find_portrait(save(tmp_path / "a.png", rgb), lambda: backend, Framing()).shots[0].box[2] + 50
-    )
+    still = find_portrait(save(tmp_path / "a.png", rgb), lambda: backend, Framing())
+    assert portrait.shots[0].box[2] > still.shots[0].box[2] + 30
     found = list(crops(portrait, 256))
     assert len(found) == 40
     for index in (0, 17, 39):
@@ -104,11 +131,11 @@ def test_each_shot_has_its_own_square(tmp_path: Path, backend) -> None:
     write_scene(tmp_path / "two.mp4", [first] * 30 + [second] * 20, crf=4)
     portrait = find_portrait(tmp_path / "two.mp4", lambda: backend, Framing())
     assert [(shot.first, shot.last) for shot in portrait.shots] == [(0, 30), (30, 50)]
-    expected = []
-    for name, rgb in (("a", first), ("b", second)):
-        still = find_portrait(save(tmp_path / f"{name}.png", rgb), lambda: backend, Framing())
-        expected.append(still.shots[0].box)
-    assert np.abs(np.array([shot.box for shot in portrait.shots]) - expected).max() <= 4
+    for shot, rgb in zip(portrait.shots, (first, second), strict=True):
+        still = find_portrait(save(tmp_path / "a.png", rgb), lambda: backend, Framing()).shots[0].box
+        (x0, y0, side), (left, top, width) = shot.box, still
+        assert side * 1.12 == pytest.approx(width, abs=4)
+        assert (x0 + side / 2, y0 + side / 2) == pytest.approx((left + width / 2, top + width / 2), abs=4)
     shown = list(frames(portrait, 64, [29, 30], tmp_path, has_whole=True))
     assert [one.box for one in shown] == [shot.box for shot in portrait.shots]
 
@@ -232,7 +259,9 @@ def test_two_faces_unless_the_largest_is_wanted(tmp_path: Path, backend) -> None
     write_scene(tmp_path / "two.mp4", [rgb] * 30)
     assert "2 faces from 0.00 to 1.20 s" in refusal(tmp_path / "two.mp4", backend)
     video = find_portrait(tmp_path / "two.mp4", lambda: backend, Framing(takes_largest=True))
-    assert np.abs(np.subtract(video.shots[0].box, (x0, _, side))).max() <= 3
+    left, _, found = video.shots[0].box
+    assert found * 1.12 == pytest.approx(side, abs=3)
+    assert left + found / 2 == pytest.approx(x0 + side / 2, abs=3)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, backend) -> None:

@@ -27,10 +27,10 @@ from models.train_config import StageConfig, TrainConfig
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 
-VERSION = 1
+VERSION = 2
 PARENT = "expression"
 PARENTS: tuple[str, ...] = (PARENT,)
-FEATURES: tuple[str, ...] = ("mel",)
+FEATURES: tuple[str, ...] = ("mel", "landmarks")
 
 MIN_FRAMES = 2
 
@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2ExpressionLearner":
-    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own.
+    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own and show a face.
 
     Raises:
         ConfigError: a feature is missing, or there is no such clip to train on.

@@ -39,10 +39,10 @@ from models.losses import psnr_db
 from models.train_config import StageConfig, TrainConfig
 from storage.snapshot import Snapshot
 
-VERSION = 1
+VERSION = 2
 PARENT = "mouth_pose"
 PARENTS: tuple[str, ...] = (PARENT,)
-FEATURES: tuple[str, ...] = ("mel", "bbox")
+FEATURES: tuple[str, ...] = ("mel", "landmarks", "bbox")
 
 _NUM_CALIBRATION_ITEMS = 8
 
@@ -116,7 +116,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2MouthLearner":
-    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own.
+    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own and show a face.
 
     Raises:
         ConfigError: a feature is missing, or there is no such clip to train on.

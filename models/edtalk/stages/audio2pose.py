@@ -26,10 +26,10 @@ from models.learner import Batch, Modules, Scalars, Trainer
 from models.train_config import StageConfig, TrainConfig
 from storage.snapshot import Snapshot
 
-VERSION = 1
+VERSION = 2
 PARENT = "mouth_pose"
 PARENTS: tuple[str, ...] = (PARENT,)
-FEATURES: tuple[str, ...] = ("mel",)
+FEATURES: tuple[str, ...] = ("mel", "landmarks")
 
 MIN_FRAMES = 3
 
@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2PoseLearner":
-    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own.
+    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own and show a face.
 
     Raises:
         ConfigError: a feature is missing, there is no such clip to train on, or the number of pose codes is odd.

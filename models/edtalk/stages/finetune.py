@@ -7,6 +7,7 @@ process: the held-out loss is measured by each alike.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -25,15 +26,16 @@ from models.edtalk.parent_state import discriminator_of, edtalk_of
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import SMALL
 from models.edtalk.subject_frames import SubjectFrames
+from models.failures import NonFinite
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
 from storage.snapshot import Snapshot
 
-VERSION = 1
+VERSION = 2
 PARENT = "expression"
 PARENTS: tuple[str, ...] = (PARENT,)
-FEATURES: tuple[str, ...] = ()
+FEATURES: tuple[str, ...] = ("landmarks",)
 
 
 class Config(ImageStageConfig):
@@ -75,7 +77,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
     """The learner on the clips of one subject.
 
     Raises:
-        ConfigError: there is no such subject, or there are too few frames of them.
+        ConfigError: there is no such subject, or too few frames show their face.
         WeightsError: VGG-19 is asked for and its file is missing, or the parent has another shape.
     """
     settings = (config.train_share, config.shape.size_px, config.train.seed)
@@ -147,7 +149,10 @@ class FinetuneLearner:
 
     def _check(self, trainer: Trainer) -> None:
         """Measures the held-out loss and keeps the weights when it is the lowest."""
-        if self._stop.note(self._held_out_loss(trainer)):
+        loss = self._held_out_loss(trainer)
+        if not math.isfinite(loss):
+            raise NonFinite(f"step {trainer.step}: the loss of held-out frames is {loss}")
+        if self._stop.note(loss):
             self._best.load_state_dict(self._trained.state_dict())
 
     @torch.no_grad()

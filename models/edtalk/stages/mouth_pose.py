@@ -46,6 +46,8 @@ class Config(ImageStageConfig):
         trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
             pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
         feature_weight: of the likeness of codes.
+        mouth_weight: of the mean absolute error of the mouths alone. They are a few pixels of the picture, so that
+            without it the mouth is what is learned last; 0, as published, leaves it out.
         has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
         num_candidates: frames of which the one with the most similar pose is the partner; 1 takes any frame.
         swap: how mouths are set into other faces.
@@ -53,6 +55,7 @@ class Config(ImageStageConfig):
 
     trained: Literal["generator", "navigation", "all"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
+    mouth_weight: NonNegativeFloat = 0.0
     has_rgb_residual: bool = False
     num_candidates: PositiveInt = 16
     swap: SwapOptions = SwapOptions()
@@ -96,7 +99,7 @@ class MouthPoseLearner:
     def __init__(
         self, config: Config, train_set: SwapPairs, val_set: SwapPairs | None, parent: Mapping[str, Tensor]
     ) -> None:
-        self._feature_weight = config.feature_weight
+        self._feature_weight, self._mouth_weight = config.feature_weight, config.mouth_weight
         generator = CrossReconstruction(config.shape, has_expression=False, has_rgb_residual=config.has_rgb_residual)
         fit_state(generator, lia_to_edtalk(part_of(parent, "gen")), PARENT, NOT_IN_LIA)
         for name in _FROZEN[config.trained]:
@@ -117,14 +120,17 @@ class MouthPoseLearner:
         with trainer.autocast():
             drawn = cast(Crossed, trainer.module("gen")(batch["source"], batch["target"], batch["swapped"]))
             loss, parts = self._losses.generator(torch.cat([drawn.own, drawn.crossed]), torch.cat([target, target]))
+            mouth = (_mouth_l1(drawn.own, batch) + _mouth_l1(drawn.crossed, batch)) / 2
             unlike = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
         # half: the published sum has the losses of four pictures and two pairs of codes, here means stand for both
-        trainer.update("gen", loss + self._feature_weight * (unlike["mouth"] + unlike["pose"]) / 2)
-        parts |= self._losses.train_discriminator(target, drawn.crossed, trainer)
+        loss = loss + self._feature_weight * (unlike["mouth"] + unlike["pose"]) / 2
+        trainer.update("gen", loss + self._mouth_weight * mouth)
+        parts |= {"mouth_l1": mouth.detach()} | self._losses.train_discriminator(target, drawn.crossed, trainer)
         return parts | {name: value.detach() for name, value in unlike.items()}
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
-        """Mean absolute error (of -1..1) and PSNR, driven by the own target (`self`) and by the swapped ones (`cross`).
+        """Mean absolute error (of -1..1), of all and of the mouths, and PSNR, driven by the own target (`self`) and by
+        the swapped ones (`cross`).
 
         `l1_still` is the error of the source left as it is, which a model has to beat. `mouth_cos` and `pose_cos` say
         how alike the codes of both ways are; 1 is the goal.
@@ -133,6 +139,7 @@ class MouthPoseLearner:
         figures = {"l1_still": functional.l1_loss(batch["source"].flatten(0, 1), target)}
         for name, output in (("self", drawn.own), ("cross", drawn.crossed)):
             figures[f"l1_{name}"] = functional.l1_loss(output.clamp(-1, 1), target)
+            figures[f"l1_mouth_{name}"] = _mouth_l1(output.clamp(-1, 1), batch)
             figures[f"psnr_{name}_db"] = psnr_db(output, target)
         return figures | {f"{name}_cos": cosine.mean() for name, cosine in _cosines(drawn).items()}
 
@@ -145,6 +152,12 @@ class MouthPoseLearner:
 
 def _drawn(modules: Modules, batch: Batch) -> Crossed:
     return modules["gen"](batch["source"], batch["target"], batch["swapped"])
+
+
+def _mouth_l1(images: Tensor, batch: Batch) -> Tensor:
+    """Mean absolute error of the mouths in images [2 P, 3, S, S]."""
+    target, share = batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1)
+    return ((images - target).abs() * share).sum() / (target.shape[1] * share.sum()).clamp_min(1)
 
 
 def _cosines(drawn: Crossed) -> dict[str, Tensor]:

@@ -19,12 +19,13 @@ from models.edtalk.shape import SMALL
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
+from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 
-VERSION = 2
+VERSION = 3
 PARENTS: tuple[str, ...] = ()
 PUBLISHED = "LIA"
-FEATURES: tuple[str, ...] = ()
+FEATURES: tuple[str, ...] = ("landmarks",)
 
 
 Config = ImageStageConfig
@@ -43,15 +44,18 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "ReconstructionLearner":
-    """The learner on all clips of the splits 'train' and 'val'.
+    """The learner on the clips of the splits 'train' and 'val' that show a face.
 
     Raises:
-        ConfigError: there is no clip to train on.
+        ConfigError: there is no such clip to train on.
         WeightsError: VGG-19 is asked for and its file is missing.
     """
     size_px, seed = config.shape.size_px, config.train.seed
     train_set = FramePairs(snapshot, "train", size_px, seed)
-    val_set = FramePairs(snapshot, "val", size_px, seed) if snapshot.rows("val") else None
+    try:
+        val_set = FramePairs(snapshot, "val", size_px, seed)
+    except ConfigError:
+        val_set = None  # faces missing in 'val' are no reason not to train
     return ReconstructionLearner(config, train_set, val_set)
 
 

@@ -74,6 +74,14 @@ def test_the_table_is_the_least_squares_one_of_all_frames() -> None:
     assert found.num_clips.tolist() == [0, 0, 0, 0, 12, 4, 4, 0]
 
 
+def test_frames_without_a_face_have_no_say() -> None:
+    clips, _ = noisy_clips([HAPPY, NEUTRAL, SAD], [3, 1, 2])
+    gappy = [np.insert(own, [0, 2, 2], np.nan, axis=0) for own in clips]
+    labels = torch.tensor([HAPPY, NEUTRAL, -1]), torch.tensor([3, 1, 2])
+    for found, expected in zip(mood_table(gappy, *labels), mood_table(clips, *labels), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_without_labels_everything_is_the_mean() -> None:
     clips, _ = noisy_clips([HAPPY, SAD], [1, 2])
     found = mood_table(clips, torch.tensor([-1, -1]), torch.tensor([-1, -1]))

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.edtalk import checkpoints
 from models.edtalk.audio2lip import Audio2Lip
-from models.edtalk.checkpoints import fit_state, lia_to_edtalk, load_edtalk, read_published, start_from_lia
+from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk, read_parts
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
 from models.edtalk.shape import Shape
@@ -26,10 +25,8 @@ def save(path: Path, **parts: object) -> Path:
     return path
 
 
-@pytest.fixture
-def small_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Published files of a small network: what decides between the models is their tensors, not their size."""
-    monkeypatch.setattr(checkpoints, "EDTalk", lambda **options: EDTalk(SMALL, **options))
+def read(path: Path, part: str = "gen") -> dict[str, torch.Tensor]:
+    return read_parts(path, (part,))[part]
 
 
 def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -38,20 +35,27 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("has_expression", [True, False])
-@pytest.mark.usefixtures("small_published")
 def test_a_file_in_the_published_form_gives_the_model_back(tmp_path: Path, has_expression: bool) -> None:
-    model = EDTalk(SMALL, has_expression)
-    loaded = load_edtalk(save(tmp_path / "EDTalk.pt", gen=model.state_dict(), dis={}))
-    assert loaded.has_expression == has_expression
+    model, loaded = EDTalk(SMALL, has_expression), EDTalk(SMALL, has_expression)
+    assert not same(model, loaded)
+    fit_state(loaded, read(save(tmp_path / "EDTalk.pt", gen=model.state_dict())), "EDTalk.pt", optional=())
     assert same(model, loaded)
 
 
-@pytest.mark.usefixtures("small_published")
 def test_the_rgb_residual_may_be_added_to_a_published_model(tmp_path: Path) -> None:
-    model = EDTalk(SMALL)
-    path = save(tmp_path / "EDTalk.pt", gen=model.state_dict())
-    loaded, image = load_edtalk(path, has_rgb_residual=True), torch.rand(1, 3, 16, 16)
+    model, loaded, image = EDTalk(SMALL), EDTalk(SMALL, has_rgb_residual=True), torch.rand(1, 3, 16, 16)
+    fit_state(loaded, read(save(tmp_path / "EDTalk.pt", gen=model.state_dict())), "EDTalk.pt")
     torch.testing.assert_close(loaded(image, image)[0], model(image, image)[0])
+
+
+def test_what_lies_beside_is_given_with_what_is_wanted_only(tmp_path: Path) -> None:
+    one = {"a": torch.ones(1)}
+    for kept, dis in ((one, one), ({}, {}), ({}, {"a": "text"}), ({}, None)):
+        path = save(tmp_path / "EDTalk.pt", gen=one, dis=dis)
+        assert read_parts(path, ("gen", "audio2lip"), ("dis",)) == {"gen": one, "dis": kept}
+    assert read_parts(save(path, gen=one), ("gen",), ("dis",)) == {"gen": one}
+    with pytest.raises(WeightsError, match="no weights 'gen' or 'audio2lip' in it; it holds dis, g_optim, args"):
+        read_parts(save(path, dis=one), ("gen", "audio2lip"), ("dis",))
 
 
 def test_other_parts_and_older_file_formats_are_read(tmp_path: Path) -> None:
@@ -60,10 +64,10 @@ def test_other_parts_and_older_file_formats_are_read(tmp_path: Path) -> None:
     content = {"audio2lip": state, "args": argparse.Namespace(x=1)}
     torch.save(content, path, _use_new_zipfile_serialization=False)
     loaded = Audio2Lip()
-    fit_state(loaded, read_published(path, "audio2lip"), str(path))
+    fit_state(loaded, read(path, "audio2lip"), str(path))
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
     with pytest.raises(WeightsError, match="no weights 'gen' in it; it holds audio2lip, args"):
-        read_published(path)
+        read(path)
 
 
 def test_biases_without_the_axes_of_length_one_fit(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
 def test_lia_gives_encoder_shared_layers_and_generator() -> None:
     lia, model = Lia(SMALL), EDTalk(SMALL)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    start_from_lia(model, lia.state_dict(), "vox.pt")
+    fit_state(model, lia_to_edtalk(lia.state_dict()), "vox.pt", NOT_IN_LIA)
     state, source = model.state_dict(), lia.state_dict()
     for name, value in state.items():
         if name.startswith(("lip_fc.", "pose_fc.", "exp_fc.", "direction_", "dec.fineadainresblock.")):
@@ -120,7 +124,7 @@ def test_the_key_map_drops_the_old_code_head_and_bank_only() -> None:
 def test_an_incomplete_lia_file_is_refused() -> None:
     state = {name: value for name, value in Lia(SMALL).state_dict().items() if name != "dec.conv1.conv.weight"}
     with pytest.raises(WeightsError, match=r"1 missing \(dec.conv1.conv.weight\)"):
-        start_from_lia(EDTalk(SMALL), state, "vox.pt")
+        fit_state(EDTalk(SMALL), lia_to_edtalk(state), "vox.pt", NOT_IN_LIA)
 
 
 class Bomb:
@@ -139,7 +143,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, is_nested: bool) 
     bomb = Bomb(witness)
     torch.save({"gen": {}, "args": argparse.Namespace(x=bomb) if is_nested else bomb}, path)
     with pytest.raises(WeightsError, match="refused") as error:
-        read_published(path)
+        read(path)
     assert not witness.exists()
     assert str(path) in str(error.value)
     assert "weights_only" not in str(error.value), "no advice to load it all the same"
@@ -150,7 +154,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, is_nested: bool) 
 
 def test_the_namespace_is_allowed_for_these_files_only(tmp_path: Path) -> None:
     path = save(tmp_path / "EDTalk.pt", gen={"a": torch.ones(1)})
-    assert read_published(path)["a"].tolist() == [1]
+    assert read(path)["a"].tolist() == [1]
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
 
@@ -160,22 +164,22 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "EDTalk.pt"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"EDTalk\.pt"):
-        read_published(path)
+        read(path)
 
 
 def test_truncated_archives_and_missing_files_are_too(tmp_path: Path) -> None:
     path = save(tmp_path / "EDTalk.pt", gen=EDTalk(SMALL).state_dict())
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(WeightsError, match=r"EDTalk\.pt"):
-        read_published(path)
+        read(path)
     with pytest.raises(WeightsError, match="no such file"):
-        read_published(tmp_path / "absent.pt")
+        read(tmp_path / "absent.pt")
 
 
 def test_what_is_no_dict_of_tensors_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     with pytest.raises(WeightsError, match="holds a list"):
-        read_published(tmp_path / "list.pt")
+        read(tmp_path / "list.pt")
     torch.save({"gen": {"a": "text"}}, tmp_path / "text.pt")
     with pytest.raises(WeightsError, match="no weights 'gen'"):
-        read_published(tmp_path / "text.pt")
+        read(tmp_path / "text.pt")

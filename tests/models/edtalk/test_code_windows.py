@@ -1,4 +1,4 @@
-"""Windows of codes, and the frames beside them: everything is of the same time, and chosen by (seed, epoch, index)."""
+"""Windows of codes, and the frames beside them: of the same time, with a face, chosen by (seed, epoch, index)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from models.data import ClipDataset, ClipFilter, ClipOptions
+from models.edtalk import code_windows
 from models.edtalk.code_windows import MEL, CodeWindows, code_scale, spoken_windows
 from models.edtalk.images import image_of
 from models.edtalk.model import EDTalk
@@ -18,9 +19,10 @@ from models.edtalk.shape import Shape
 from models.edtalk.talking_frames import TalkingFrames
 from models.train_config import TrainConfig
 from storage.errors import ConfigError
-from storage.snapshot import Snapshot
+from storage.snapshot import ClipRef, Snapshot
 from storage.windows import mel_windows
 from tests import synthetic_store
+from tests.rich_store import FACELESS, build_rich_store
 from tests.synthetic_store import Take, build_store
 
 TRAIN = TrainConfig(max_steps=1, batch_size=1, seed=3)
@@ -33,12 +35,22 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     return build_store(tmp_path_factory.mktemp("windows") / "store", 4, 3, (12, 30, 31))
 
 
-def counted(snapshot: Snapshot, num_frames: int = 20, seed: int | None = 3) -> CodeWindows:
-    """Windows whose two codes are the number of the clip and the number of the frame."""
+def counted(
+    snapshot: Snapshot, num_frames: int = 20, seed: int | None = 3, hidden: Callable[[int], Any] | None = None,
+    min_frames: int = 1,
+) -> CodeWindows:  # fmt: skip
+    """Windows whose two codes are the number of the clip and the number of the frame; NaN where hidden(clip) says."""
     clips = ClipDataset(snapshot, ClipOptions(fields=(MEL, "labels"), split="train"))
     lengths = [clips.clip(index).num_frames for index in range(len(clips))]
     codes = [np.stack([np.full(n, index), np.arange(n)], axis=1).astype(np.float32) for index, n in enumerate(lengths)]
-    return CodeWindows(clips, codes, num_frames, seed)
+    for index, own in enumerate(codes):
+        own[hidden(index) if hidden else []] = np.nan
+    return CodeWindows(clips, codes, num_frames, seed, min_frames)
+
+
+def in_stretches(clip: int) -> Any:
+    """Clip 0 shows no face, clip 1 none for two frames on end; the others in stretches of 6, 1 and the rest."""
+    return slice(None) if clip == 0 else slice(None, None, 2) if clip == 1 else [6, 8]
 
 
 def test_codes_and_sound_of_a_window_are_of_the_same_frames(snapshot: Snapshot) -> None:
@@ -76,8 +88,63 @@ def test_without_a_seed_windows_begin_with_the_clip(snapshot: Snapshot) -> None:
     assert [windows[index]["first"] for index in range(len(windows))] == [0] * len(windows)
 
 
-def talking(snapshot: Snapshot, seed: int | None = 3) -> TalkingFrames:
-    return TalkingFrames(counted(snapshot, seed=seed), snapshot, 256)
+def test_windows_lie_within_stretches_with_a_face(snapshot: Snapshot) -> None:
+    every = counted(snapshot)
+    windows, seen = counted(snapshot, hidden=in_stretches, min_frames=2), set()
+    assert [windows.clip(index) for index in range(len(windows))] == [every.clip(i) for i in range(2, len(every))]
+    assert windows.labels("emotion").tolist() == every.labels("emotion").tolist()[2:]
+    for epoch in range(60):
+        windows.set_epoch(epoch)
+        for index in range(len(windows)):
+            item, first = windows[index], windows[index]["first"]
+            count = int(item["inside"].sum())
+            assert item["inside"].tolist() == [True] * count + [False] * (20 - count)
+            shown = item["codes"][:count]
+            assert shown.tolist() == [[index + 2, frame] for frame in range(first, first + count)], "finite, on end"
+            assert not item["codes"][count:].any()
+            assert count in (6, min(20, windows.clip(index).num_frames - 9))
+            seen |= {(index, frame) for frame in range(first, first + count)}
+    frames = {(index, frame) for index in range(len(windows)) for frame in range(windows.clip(index).num_frames)}
+    assert frames - seen == {(index, frame) for index in range(len(windows)) for frame in (6, 7, 8)}
+
+
+def test_frames_without_a_face_count_in_no_figure(snapshot: Snapshot) -> None:
+    windows = counted(snapshot, hidden=in_stretches, min_frames=2)
+    for index in range(len(windows)):
+        known = np.setdiff1d(np.arange(windows.clip(index).num_frames), [6, 8])
+        assert windows.frames(index).tolist() == known.tolist()
+        np.testing.assert_allclose(windows[index]["mean"], [index + 2, known.mean()], rtol=1e-6)
+
+
+def test_without_a_seed_it_is_the_beginning_of_the_longest_stretch(snapshot: Snapshot) -> None:
+    windows = counted(snapshot, seed=None, hidden=in_stretches, min_frames=2)
+    longest = [9 if windows.clip(index).num_frames > 15 else 0 for index in range(len(windows))]
+    assert [windows[index]["first"] for index in range(len(windows))] == longest
+
+
+def test_clips_without_a_stretch_are_one_clear_error(snapshot: Snapshot) -> None:
+    with pytest.raises(ConfigError, match="split 'train' shows a face in 5 frames on end"):
+        counted(snapshot, hidden=lambda clip: slice(None, None, 5), min_frames=5)
+
+
+def talking(snapshot: Snapshot, seed: int | None = 3, hidden: Callable[[int], Any] | None = None) -> TalkingFrames:
+    return TalkingFrames(counted(snapshot, seed=seed, hidden=hidden, min_frames=5), snapshot, 256)
+
+
+def test_only_frames_with_a_face_are_shown(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, int]] = []
+    items, windows = talking(snapshot, hidden=in_stretches), counted(snapshot, hidden=in_stretches, min_frames=5)
+    frame_of = snapshot.frame
+    monkeypatch.setattr(
+        snapshot, "frame", lambda clip, frame: shown.append((clip.clip, frame)) or frame_of(clip, frame)
+    )
+    for epoch in range(10):
+        items.set_epoch(epoch)
+        for index in range(len(items)):
+            _ = items[index]
+    known = {(windows.clip(at).clip, int(frame)) for at in range(len(windows)) for frame in windows.frames(at)}
+    assert len(items) == len(windows) > 2
+    assert set(shown) <= known
 
 
 def test_the_frames_are_those_of_the_codes_beside_them(snapshot: Snapshot) -> None:
@@ -106,7 +173,7 @@ def test_the_frames_are_those_of_the_codes_beside_them(snapshot: Snapshot) -> No
 
 def test_boxes_are_shares_of_the_picture_and_missing_faces_are_told(snapshot: Snapshot) -> None:
     items, windows, seen = talking(snapshot), counted(snapshot), set()
-    for epoch in range(8):
+    for epoch in range(16):
         items.set_epoch(epoch)
         for index in range(len(items)):
             item, clip = items[index], windows.clip(index)
@@ -177,6 +244,36 @@ def test_clips_without_sound_and_short_ones_are_left_out(tmp_path: Path, monkeyp
     np.testing.assert_allclose(codes[7, 6:], codes_of_frame.mouth[0], atol=1e-5)
 
 
+def test_codes_of_frames_without_a_face_are_missing(tmp_path: Path) -> None:
+    snapshot = build_rich_store(tmp_path / "store")
+    windows = spoken_windows(generator(), snapshot, ("mouth", "pose"), 20, 5, TRAIN).train
+    names, num_missing = [windows.clip(index).name for index in range(len(windows))], 0
+    assert FACELESS in {clip.name for clip in snapshot.clips("train")} - set(names)
+    for index, codes in enumerate(windows.codes):
+        valid = snapshot.feature(windows.clip(index), "landmarks")["landmarks_valid"]
+        np.testing.assert_array_equal(np.isfinite(codes), np.repeat(valid[:, None], 26, axis=1))
+        num_missing += int((~valid).sum())
+        for epoch in range(5):
+            windows.set_epoch(epoch)
+            item = windows[index]
+            assert valid[item["first"] : item["first"] + int(item["inside"].sum())].all()
+    assert num_missing
+    assert torch.isfinite(code_scale(windows.codes).std).all()
+
+
+def test_a_val_split_without_faces_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = build_store(tmp_path / "store", 3, 1, (12,))
+    assert spoken_windows(generator(), snapshot, ("mouth",), 10, 5, TRAIN).val is not None
+    people = {row["clip"]: row["subject"] for row in snapshot.rows()}
+
+    def known(snapshot: Snapshot, clips: list[ClipRef]) -> list[np.ndarray]:
+        return [np.full(clip.num_frames, people[clip.clip] != "S001") for clip in clips]
+
+    monkeypatch.setattr(code_windows, "known_faces", known)
+    windows = spoken_windows(generator(), snapshot, ("mouth",), 10, 5, TRAIN)
+    assert (len(windows.train), windows.val) == (1, None)
+
+
 def test_nothing_to_learn_from_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, without_sound(patch, lambda take: True):
         silent = build_store(tmp_path / "silent", 1, 1, (12,))
@@ -204,3 +301,10 @@ def test_the_scale_is_that_of_all_frames_together() -> None:
     scale = code_scale(codes)
     np.testing.assert_allclose(scale.mean, np.concatenate(codes).mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(scale.std, np.concatenate(codes).std(axis=0), rtol=1e-5)
+
+
+def test_the_scale_leaves_frames_without_a_face_out() -> None:
+    codes = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    gappy = np.insert(codes, [0, 7, 7, 40], np.nan, axis=0)
+    for name, value in code_scale([codes]).state_dict().items():
+        torch.testing.assert_close(code_scale([gappy]).state_dict()[name], value)

@@ -1,11 +1,13 @@
 """Frames with a face: which they are, and how the head is turned."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.edtalk.face_frames import FaceFrames, head_turn
+from models.edtalk.face_frames import FaceFrames, head_turn, known_faces
+from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import FACELESS, build_rich_store
 from tests.synthetic_store import build_store, neutral_face
@@ -69,6 +71,18 @@ def test_without_face3d_the_landmarks_tell(tmp_path: Path) -> None:
     assert [len(frames) for frames in faces.frames] == [12, 10]
     landmarks = plain.feature(faces.clips[1], "landmarks", ["landmarks"])["landmarks"]
     np.testing.assert_array_equal(faces.turns[1], head_turn(landmarks)[faces.frames[1]])
+
+
+def test_whether_a_face_is_known_is_said_by_the_landmarks(rich: Snapshot) -> None:
+    clips = rich.clips()
+    for clip, known in zip(clips, known_faces(rich, clips), strict=True):
+        points = rich.feature(clip, "landmarks", ["landmarks"])["landmarks"]
+        np.testing.assert_array_equal(known, np.isfinite(points).all(axis=(1, 2)))
+        assert known.any() == (clip.name != FACELESS)
+    shard = clips[0].shard
+    bare = replace(clips[0], shard=shard.model_copy(update={"features": {"mel": shard.features["mel"]}}))
+    with pytest.raises(ConfigError, match=r"no feature 'landmarks'.* has mel"):
+        known_faces(rich, [bare])
 
 
 def test_clips_with_too_few_are_left_out(rich: Snapshot) -> None:

@@ -72,7 +72,8 @@ def test_the_first_level_has_nothing_to_add() -> None:
 def test_places_stay_exact_in_mixed_precision() -> None:
     layer = ToFlow(4, 8, 64)
     x, style, features = torch.randn(1, 4, 64, 64), torch.randn(1, 8), torch.randn(1, 4, 64, 64)
-    with torch.autocast("cpu", torch.bfloat16):
-        field = layer(x, style, features, None)[2]
-    assert field.dtype == torch.float32
-    torch.testing.assert_close(field, layer(x, style, features, None)[2], atol=1e-6, rtol=1e-5)
+    for coarser in (None, torch.randn(1, 3, 32, 32)):
+        with torch.autocast("cpu", torch.bfloat16):
+            field = layer(x, style, features, coarser)[2]
+        assert field.dtype == torch.float32
+        torch.testing.assert_close(field, layer(x, style, features, coarser)[2], atol=1e-6, rtol=1e-5)

@@ -1,7 +1,9 @@
 """Pairs of frames: which clips they come from, and that nothing but (seed, epoch, index) decides."""
 
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -10,6 +12,7 @@ from models.data import ClipFilter
 from models.edtalk.frame_pairs import FramePairs
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
+from tests.rich_store import FACELESS, build_rich_store
 from tests.synthetic_store import build_store
 
 
@@ -70,6 +73,23 @@ def test_all_frames_are_reached_and_never_one_frame_twice(snapshot: Snapshot) ->
         sources.add(source)
         targets.add(target)
     assert sources == targets == set(range(clips[index].num_frames))
+
+
+def test_only_frames_with_a_face_are_chosen(tmp_path: Path) -> None:
+    rich = build_rich_store(tmp_path / "store")
+    pairs = FramePairs(rich, "train", 64, seed=1)
+    known = {clip.clip: rich.feature(clip, "landmarks")["landmarks_valid"] for clip in rich.clips("train")}
+    seen: set[tuple[str, int]] = set()
+    names = [pairs.choose(index)[1][0].name for index in range(len(pairs))]
+    assert {clip.name for clip in rich.clips("train")} - set(names) == {FACELESS}
+    for epoch in range(200):
+        pairs.set_epoch(epoch)
+        for index in range(len(pairs)):
+            places = pairs.choose(index)
+            assert all(known[clip.clip][frame] for clip, frame in places)
+            seen.add((places[1][0].clip, places[1][1]))
+    assert seen == {(clip, int(frame)) for clip, own in known.items() for frame in np.flatnonzero(own)}
+    assert any(own.any() and not own.all() for own in known.values())
 
 
 def test_views_are_not_mixed() -> None:

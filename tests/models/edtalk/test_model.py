@@ -72,13 +72,14 @@ def test_driving_is_absolute() -> None:
     torch.testing.assert_close(model.render(encoded, Codes(zero.mouth, zero.pose)), plain)
 
 
-def test_each_part_follows_its_own_images() -> None:
-    model, mouth, pose, expression = EDTalk(SMALL), *(images(2) for _ in range(3))
-    _, codes = model(images(2), mouth, pose, expression)
-    for name, driver in (("mouth", mouth), ("pose", pose), ("expression", expression)):
-        torch.testing.assert_close(getattr(codes, name), getattr(model.codes(model.encode(driver)), name))
-    _, same = model(images(2), mouth)
-    torch.testing.assert_close(same.pose, model.codes(model.encode(mouth)).pose)
+def test_each_part_follows_its_own_codes() -> None:
+    model, source, target = calm(EDTalk(SMALL)), images(2), images(2)
+    image, codes = model(source, target)
+    own = model.codes(model.encode(source))
+    for name in ("mouth", "pose", "expression"):
+        torch.testing.assert_close(getattr(codes, name), getattr(model.codes(model.encode(target)), name))
+        other = model.render(model.encode_source(source), replace(codes, **{name: getattr(own, name)}))
+        assert not torch.allclose(other, image, atol=1e-5), f"{name} is that of the target"
 
 
 def test_the_expression_changes_the_picture_in_two_ways() -> None:
@@ -173,6 +174,20 @@ def test_mixed_precision_renders_about_the_same_in_float32() -> None:
         rough = model(source, frames)[0]
     assert rough.dtype == torch.float32
     assert functional.l1_loss(rough, exact) < 0.05 * exact.std()
+
+
+def test_codes_and_motion_are_not_rounded_in_mixed_precision() -> None:
+    model, latent = calm(EDTalk(SMALL)), torch.randn(3, SMALL.latent_dim)
+    exact, directions = model.codes(latent), model.directions()
+    with torch.autocast("cpu", torch.bfloat16):
+        codes, again = model.codes(latent), model.directions()
+        motion, expression = model.motion(codes, again)
+    for name in ("mouth", "pose", "expression"):
+        torch.testing.assert_close(getattr(codes, name), getattr(exact, name), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again, directions)
+    expected = torch.cat([exact.mouth, exact.pose, exact.expression], dim=1) @ directions.T
+    torch.testing.assert_close(motion, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(expression, exact.expression @ directions[:, 26:].T, atol=1e-5, rtol=1e-5)
 
 
 def test_every_trained_parameter_gets_a_gradient() -> None:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.edtalk.mouth_swap import Face, SwapOptions, match_colours, mouth_transform, swap_mouth
+from models.edtalk.mouth_swap import Face, SwapOptions, match_colours, mouth_mask, mouth_transform, swap_mouth
 from tests.synthetic_store import Look, draw_face, neutral_face
 
 LOOK = Look.of("S000")
@@ -195,3 +195,18 @@ def test_a_drawn_face_shows_the_others_mouth_and_keeps_everything_else() -> None
     assert swapped[eroded].mean() < 60, "the dark of the open mouth"
     assert faces[0].image[eroded].mean() > 75, "lips and skin were there"
     np.testing.assert_array_equal(swapped[:140], faces[0].image[:140])
+
+
+@pytest.mark.parametrize("side_px", [128, 256])
+def test_the_mouth_is_what_lies_near_the_lips(side_px: int) -> None:
+    """Lips drawn as a rectangle: the mask is that rectangle with a border of known width and round corners."""
+    px = side_px / 256
+    points = np.zeros((68, 2))
+    corners = np.array([(100, 150), (140, 150), (140, 170), (100, 170)]) * px
+    points[48:68] = corners[np.arange(20) % 4]
+    y, x = np.mgrid[:side_px, :side_px]
+    beyond = np.hypot(np.maximum(0, np.abs(x - 120 * px) - 20 * px), np.maximum(0, np.abs(y - 160 * px) - 10 * px)) / px
+    mask = mouth_mask(points, side_px, 12.0)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    assert (mask[beyond <= 12 - 1 / px] == 1).all()
+    assert (mask[beyond >= 12 + 1 / px] == 0).all()

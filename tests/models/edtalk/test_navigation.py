@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.edtalk.navigation import Bank, Codes, linear_head, orthonormal
+from models.edtalk.navigation import Bank, linear_head, orthonormal
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +60,3 @@ def test_heads_are_affine() -> None:
     a, b = torch.randn(5, 32), torch.randn(5, 32)
     torch.testing.assert_close(head(0.3 * a + 0.7 * b), 0.3 * head(a) + 0.7 * head(b))
     assert head(a).shape == (5, 7)
-
-
-def test_relative_driving_adds_changes_to_the_source() -> None:
-    start, moved, source = (Codes(*(torch.randn(1, n) for n in (20, 6, 10))) for _ in range(3))
-    relative = moved.relative_to(start, source)
-    torch.testing.assert_close(relative.pose, source.pose + moved.pose - start.pose)
-    assert torch.equal(start.relative_to(start, source).mouth, source.mouth)
-    assert relative.expression is not None
-    bare = Codes(moved.mouth, moved.pose).relative_to(start, source)
-    assert bare.expression is None

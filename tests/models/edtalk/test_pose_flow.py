@@ -94,6 +94,23 @@ def ar1(num_clips: int, num_frames: int, seed: int) -> list[NDArray[np.float32]]
 
 
 @cache
+def test_statistics_leave_frames_without_a_face_out() -> None:
+    clips = ar1(3, 60, seed=1)
+    expected, gap = pose_statistics(clips), [20, 21, 22]
+    kept = np.setdiff1d(np.arange(60), gap)
+    mean = clips[0][kept].mean(axis=0)
+    clips[0][gap] = np.nan
+    found = pose_statistics(clips)
+    means = [mean, *(own.mean(axis=0) for own in clips[1:])]
+    motion = np.concatenate([clips[0][kept] - mean, *(own - own.mean(axis=0) for own in clips[1:])])
+    changes = np.concatenate([np.diff(part, axis=0) for part in (clips[0][:20], clips[0][23:], *clips[1:])])
+    np.testing.assert_allclose(found.rest, np.mean(means, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found.spread, np.sqrt(np.square(motion).mean(axis=0)), rtol=1e-4)
+    np.testing.assert_allclose(found.step, changes.std(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found.reach, np.abs(motion).max(axis=0), rtol=1e-4)
+    assert not torch.equal(found.spread, expected.spread)
+
+
 def fitted() -> tuple[PoseFlow, list[float]]:
     """A flow fitted to the AR(1) process, and the nats per number of each step's fresh data."""
     torch.manual_seed(0)

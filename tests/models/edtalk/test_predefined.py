@@ -14,6 +14,7 @@ from models.edtalk.shape import Shape
 from storage.errors import ConfigError, WeightsError
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY
+from tests.rich_store import build_rich_store
 
 SMALL = Shape(size_px=16, width=1 / 64, latent_dim=48)
 PUBLISHED = ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")
@@ -97,6 +98,19 @@ def test_a_new_expression_is_the_mean_over_the_clips_with_that_label(animator: A
     assert seen[-1] == (count, count)
     few = mean_expression(animator, snapshot, emotion, frames_per_clip=2)[0]
     assert 0 < (few - found).abs().max() < found.abs().max()
+
+
+def test_frames_without_a_face_have_no_say(animator: Animator, tmp_path: Path) -> None:
+    snapshot, shown = build_rich_store(tmp_path / "rich"), []
+    clip = next(clip for clip in snapshot.clips() if clip.name.startswith("S002") and clip.name.endswith("#002"))
+    valid = snapshot.feature(clip, "landmarks")["landmarks_valid"]
+    assert not valid.all()
+    frame_of = snapshot.frame
+    snapshot.frame = lambda clip, index: shown.append((clip.clip, index)) or frame_of(clip, index)  # type: ignore[method-assign]
+    mean_expression(animator, snapshot, clip.name.split("#")[1], frames_per_clip=100)
+    assert {index for name, index in shown if name == clip.clip} == set(np.flatnonzero(valid).tolist())
+    with pytest.raises(ConfigError, match="no clip labelled 'sad' shows a face"):
+        mean_expression(animator, snapshot, "sad")
 
 
 def test_unknown_labels_and_models_without_a_bank_are_refused(animator: Animator, store: Path) -> None:

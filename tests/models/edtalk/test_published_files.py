@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from models.edtalk.audio2lip import Audio2Lip
+from models.edtalk.discriminator import Discriminator
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
+from models.edtalk.parent_state import discriminator_of
 from models.edtalk.published_files import NAMES, import_published, imported
+from models.edtalk.shape import Shape
 from models.edtalk.trained import GENERATOR, MOUTH, find_weights, generator, mouth_model
 from storage.errors import ConfigError, WeightsError
 from storage.keys import sha256_file
@@ -36,10 +40,10 @@ def save(path: Path, **parts: nn.Module) -> Path:
     [("EDTalk", EDTalk(SMALL)), ("EDTalk_lip_pose", EDTalk(SMALL, has_expression=False)), ("LIA", Lia(SMALL))],
 )
 def test_a_generator_is_imported_under_its_name(tmp_path: Path, cache: Path, name: str, model: nn.Module) -> None:
-    path = save(tmp_path / "some name.pt", gen=model, dis=nn.Linear(1, 1))
+    path = save(tmp_path / "some name.pt", gen=model)
     answer = import_published("edtalk", path)
     target = cache / f"{name}.safetensors"
-    assert answer["name"] == name
+    assert (answer["name"], "discriminator" in answer) == (name, False)
     assert answer["path"] == str(target)
     assert answer["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert answer["source_sha256"] == sha256_file(path)[0]
@@ -49,6 +53,44 @@ def test_a_generator_is_imported_under_its_name(tmp_path: Path, cache: Path, nam
     assert imported() == [{key: str(answer[key]) for key in ("name", "path", "licence", "source_sha256")}]
     state = find_weights(GENERATOR, str(target)).state
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("EDTalk", EDTalk(SMALL)), ("EDTalk_lip_pose", EDTalk(SMALL, has_expression=False)), ("LIA", Lia(SMALL))],
+)
+def test_training_goes_on_with_the_discriminator_of_the_file(
+    tmp_path: Path, cache: Path, name: str, model: nn.Module
+) -> None:
+    dis = Discriminator(SMALL)
+    answer = import_published("edtalk", save(tmp_path / "000100.pt", gen=model, dis=dis))
+    assert (answer["name"], answer["discriminator"]) == (name, "kept")
+    assert answer["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    tensors = load_file(cache / f"{name}.safetensors")
+    found = discriminator_of(tensors, SMALL, name)
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in dis.state_dict().items())
+    assert {key.partition(".")[0] for key in tensors} == {"gen", "dis"}
+    assert find_weights(GENERATOR, str(cache / f"{name}.safetensors")).state.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("dis", "told"),
+    [
+        (nn.Linear(1, 1), "2 unknown (weight, bias)"),
+        (Discriminator(Shape(size_px=32, width=1 / 16)), "of another shape"),
+        (Discriminator(Shape(size_px=64, width=1 / 32)), "unknown"),
+        (nn.Identity(), "missing"),
+    ],
+)
+def test_a_discriminator_that_does_not_fit_is_left_out_and_told(
+    tmp_path: Path, cache: Path, dis: nn.Module, told: str
+) -> None:
+    answer = import_published("edtalk", save(tmp_path / "EDTalk.pt", gen=EDTalk(SMALL), dis=dis))
+    line = str(answer["discriminator"])
+    assert line.startswith("left out, training starts with a new one: dis: its tensors are not those of Discriminator")
+    assert told in line
+    assert "\n" not in line
+    assert {key.partition(".")[0] for key in load_file(cache / "EDTalk.safetensors")} == {"gen"}
 
 
 def test_inference_finds_what_was_imported_and_prefers_the_full_model(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Frames of one person: the first of each video are learned, the last held out, and the two never mix."""
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from models.edtalk import subject_frames
 from models.edtalk.images import image_of
 from models.edtalk.subject_frames import SubjectFrames
 from storage.errors import ConfigError
-from storage.snapshot import Snapshot
+from storage.snapshot import ClipRef, Snapshot
 from tests.rich_store import HARD_NAME, build_rich_store
 from tests.synthetic_store import build_store
 
@@ -44,7 +48,8 @@ def test_the_share_is_that_of_every_video(snapshot: Snapshot) -> None:
     for clip in snapshot.clips():
         own = [sum(name == clip.name for name, _ in places) for places in (train, held_out)]
         if clip.name.startswith("S002"):
-            assert own == [round(0.8 * clip.num_frames), clip.num_frames - round(0.8 * clip.num_frames)]
+            num_known = int(snapshot.feature(clip, "landmarks")["landmarks_valid"].sum())
+            assert own == [round(0.8 * num_known), num_known - round(0.8 * num_known)]
         else:
             assert own == [0, 0]
 
@@ -82,12 +87,42 @@ def test_the_choice_depends_on_seed_and_epoch(snapshot: Snapshot) -> None:
     assert sources(0, 1) != sources(1, 1)
 
 
-def test_without_a_name_it_is_who_has_the_most_frames(snapshot: Snapshot) -> None:
-    totals: dict[str, int] = {}
-    for row in snapshot.rows():
-        totals[row["subject"]] = totals.get(row["subject"], 0) + row["num_frames"]
+def test_without_a_name_it_is_who_has_the_most_frames_with_a_face(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def most(known: Callable[[ClipRef], np.ndarray]) -> str:
+        totals: Counter[str] = Counter()
+        for row, clip in zip(snapshot.rows(), snapshot.clips(), strict=True):
+            totals[row["subject"]] += int(known(clip).sum())
+        return totals.most_common(1)[0][0]
+
+    def stored(clip: ClipRef) -> np.ndarray:
+        return snapshot.feature(clip, "landmarks")["landmarks_valid"]
+
     chosen = part(snapshot, "train", subject="").subject
-    assert totals[chosen] == max(totals.values())
+    assert chosen == most(stored)
+
+    def hidden(clip: ClipRef) -> np.ndarray:
+        return stored(clip) & (not clip.name.startswith(chosen.split("#")[0]) and clip.name != f"{HARD_NAME}#1")
+
+    monkeypatch.setattr(subject_frames, "known_faces", lambda snapshot, clips: [hidden(clip) for clip in clips])
+    assert part(snapshot, "train", subject="").subject == most(hidden) != chosen
+
+
+def test_only_frames_with_a_face_are_items_or_sources(snapshot: Snapshot) -> None:
+    missing = 0
+    for subject in ("S000", "S001", "S002"):
+        frames = [part(snapshot, name, subject) for name in ("train", "held_out")]
+        shown = {
+            place
+            for own in frames
+            for place in (*places(own), *((c.name, f) for c, f in map(own.source, range(len(own)))))
+        }
+        for clip in [clip for clip in snapshot.clips() if clip.name.startswith(subject)]:
+            valid = snapshot.feature(clip, "landmarks")["landmarks_valid"]
+            assert {frame for name, frame in shown if name == clip.name} == set(np.flatnonzero(valid).tolist())
+            missing += int((~valid).sum())
+    assert missing > 25, "one clip has no face at all, others lack two frames"
 
 
 def test_views_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +138,7 @@ def test_mistakes_are_one_clear_error(snapshot: Snapshot, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"no subject 'nobody' .* RD_Radio1, S000"):
         part(snapshot, "train", "nobody")
     tiny = build_store(tmp_path / "store", 1, 1, (12,))
-    with pytest.raises(ConfigError, match=r"'S000' has too few frames for a part 'held_out': 0"):
+    with pytest.raises(ConfigError, match=r"'S000' has too few frames with a face for a part 'held_out': 0"):
         SubjectFrames(tiny, "S000", "held_out", 0.99, 32, 0)
     with pytest.raises(ConfigError, match="too few"):
         SubjectFrames(tiny, "S000", "train", 0.05, 32, 0)

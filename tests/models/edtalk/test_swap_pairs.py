@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from models.edtalk.face_frames import FaceFrames
 from models.edtalk.images import image_of
-from models.edtalk.mouth_swap import Face, swap_mouth
-from models.edtalk.swap_pairs import SwapPairs
+from models.edtalk.mouth_swap import Face, mouth_mask, swap_mouth
+from models.edtalk.swap_pairs import MOUTH_MARGIN_PX, SwapPairs
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import FACELESS, build_rich_store
@@ -92,7 +93,14 @@ def test_pictures_are_the_chosen_frames_and_their_swaps(snapshot: Snapshot) -> N
         faces.append(Face(snapshot.frame(clip, frame), points))
     assert torch.equal(item["swapped"][0], image_of(swap_mouth(faces[0], faces[1]), 256))
     assert torch.equal(item["swapped"][1], image_of(swap_mouth(faces[1], faces[0]), 256))
-    assert all(value.shape == (2, 3, 256, 256) and value.dtype == torch.float32 for value in item.values())
+    for person, face in enumerate(faces):
+        assert np.array_equal(item["mouth"][person, 0], mouth_mask(face.points, 256, MOUTH_MARGIN_PX))
+    assert {name: tuple(value.shape) for name, value in item.items()} == {
+        name: (2, 1 if name == "mouth" else 3, 256, 256) for name in ("source", "target", "swapped", "mouth")
+    }
+    assert all(value.dtype == torch.float32 for value in item.values())
+    small = SwapPairs(snapshot, "train", 64, seed=3)[1]["mouth"]
+    torch.testing.assert_close(small, functional.avg_pool2d(item["mouth"], 4))
 
 
 def test_items_depend_on_seed_epoch_and_index_only(snapshot: Snapshot) -> None:

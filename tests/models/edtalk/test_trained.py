@@ -12,12 +12,14 @@ from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
 from models.edtalk.pose_flow import PoseFlow
+from models.edtalk.published_files import import_published
 from models.edtalk.shape import Shape
 from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
 from models.edtalk.trained import EXPRESSION, GENERATOR, MOUTH, POSE, find_weights, generator
 from storage.errors import ConfigError, StoreCorrupt, WeightsError
-from storage.runs import run_folder
-from tests.models.edtalk.trained_runs import SMALL, mouth_network, pose_network, save_all_stages
+from storage.runs import RunRecord, run_folder
+from storage.snapshot import Snapshot
+from tests.models.edtalk.trained_runs import SMALL, mouth_network, pose_network, save_all_stages, save_trained
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +95,62 @@ def test_a_run_of_another_line_does_not_belong(store: Path) -> None:
     weights = find_weights(GENERATOR, str(run_folder(store, runs["reconstruction"].id)))
     with pytest.raises(WeightsError, match="no finished run"):
         find_weights(MOUTH, None, weights)
+
+
+# ---- runs that started from published weights, as `talkset train edtalk SNAPSHOT --published ...` makes them
+
+LIP_POSE, OTHER_LIP_POSE = ("edtalk_lip_pose", "a" * 64), ("edtalk_lip_pose", "b" * 64)
+
+
+def save_from(store: Path, stage: str, modules: dict[str, nn.Module], entry: tuple[str, str]) -> RunRecord:
+    parent = {"lia": "reconstruction", "edtalk_lip_pose": "mouth_pose", "edtalk": "expression"}[entry[0]]
+    return save_trained(Snapshot.open(store), stage, modules, published={parent: entry})
+
+
+def weights_of(store: Path, run: RunRecord) -> trained.Weights:
+    return find_weights(GENERATOR, str(run_folder(store, run.id)))
+
+
+def test_networks_are_found_by_the_published_weights_that_both_started_from(store: Path) -> None:
+    expression = save_from(store, "expression", {"gen": EDTalk(SMALL)}, LIP_POSE)
+    mouth = save_from(store, "audio2mouth", {"audio2lip": mouth_network()}, LIP_POSE)
+    pose = save_from(store, "audio2pose", {"pose_flow": pose_network()}, LIP_POSE)
+    finetune = save_trained(Snapshot.open(store), "finetune", {"gen": EDTalk(SMALL)}, {"expression": expression})
+    for of in (expression, finetune):
+        assert find_weights(MOUTH, None, weights_of(store, of)).name == mouth.id
+        assert find_weights(POSE, None, weights_of(store, of)).name == pose.id
+    # newer, but from another file under the same name, and from other weights with the same file
+    save_from(store, "audio2mouth", {"audio2lip": mouth_network()}, OTHER_LIP_POSE)
+    save_from(store, "audio2mouth", {"audio2lip": mouth_network()}, ("edtalk", LIP_POSE[1]))
+    assert find_weights(MOUTH, None, weights_of(store, finetune)).name == mouth.id
+    other = save_from(store, "expression", {"gen": EDTalk(SMALL)}, ("edtalk_lip_pose", "c" * 64))
+    with pytest.raises(WeightsError, match=r"no finished run in .* drives edtalk-expression"):
+        find_weights(POSE, None, weights_of(store, other))
+
+
+@pytest.mark.parametrize("entry", [LIP_POSE, ("edtalk", "c" * 64)])
+def test_the_published_mouth_drives_what_started_from_published_weights(
+    tmp_path: Path, store: Path, entry: tuple[str, str]
+) -> None:
+    first = save_from(store, "finetune", {"gen": EDTalk(SMALL)}, entry)
+    second = save_trained(Snapshot.open(store), "finetune", {"gen": EDTalk(SMALL)}, {"expression": first})
+    for run in (first, second):
+        with pytest.raises(WeightsError, match=r"no weights for 'audio2lip'.*`talkset weights import edtalk Audio2Lip"):
+            find_weights(MOUTH, None, weights_of(store, run))
+    torch.save({"audio2lip": Audio2Lip().state_dict()}, tmp_path / "Audio2Lip.pt")
+    import_published("edtalk", tmp_path / "Audio2Lip.pt")
+    for run in (first, second):
+        assert find_weights(MOUTH, None, weights_of(store, run)).name == "Audio2Lip.safetensors"
+    own = save_from(store, "audio2mouth", {"audio2lip": mouth_network()}, entry)
+    assert find_weights(MOUTH, None, weights_of(store, second)).name == own.id, "trained here is better"
+
+
+def test_the_published_mouth_does_not_drive_codes_that_were_learned_here(tmp_path: Path, store: Path) -> None:
+    torch.save({"audio2lip": Audio2Lip().state_dict()}, tmp_path / "Audio2Lip.pt")
+    import_published("edtalk", tmp_path / "Audio2Lip.pt")
+    run = save_from(store, "mouth_pose", {"gen": EDTalk(SMALL, has_expression=False)}, ("lia", "d" * 64))
+    with pytest.raises(WeightsError, match="no finished run"):
+        find_weights(MOUTH, None, weights_of(store, run))
 
 
 def test_networks_for_sound_are_built_as_they_were() -> None:

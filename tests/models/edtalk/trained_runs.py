@@ -24,10 +24,14 @@ SPEECH = SpeechSize(width=8, num_layers=2)
 
 
 def save_trained(
-    snapshot: Snapshot, stage: str, modules: Mapping[str, nn.Module], parents: Mapping[str, RunRecord] | None = None
+    snapshot: Snapshot,
+    stage: str,
+    modules: Mapping[str, nn.Module],
+    parents: Mapping[str, RunRecord] | None = None,
+    published: Mapping[str, tuple[str, str]] | None = None,
 ) -> RunRecord:
-    """A finished run whose model file holds these modules."""
-    record = finished_run(snapshot, stage, parents)
+    """A finished run whose model file holds these modules; see tests.run_records.finished_run."""
+    record = finished_run(snapshot, stage, parents, published=published)
     folder = run_folder(snapshot.store, record.id)
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     identity = Identity(run=record.id, snapshot=snapshot.id, config_sha256=record.key.digest())

@@ -52,7 +52,7 @@ def engine_of(settings: Config, snapshot: Snapshot, has_expression: bool = True)
 
 def test_the_stage_is_found_with_its_presets() -> None:
     stage = stages.find("edtalk", "audio2expression")
-    assert (stage.PARENTS, stage.FEATURES) == (("expression",), ("mel",))
+    assert (stage.PARENTS, stage.FEATURES) == (("expression",), ("mel", "landmarks"))
     assert set(stage.PRESETS) >= {"smoke", "paper"}
 
 

@@ -82,7 +82,7 @@ def trained(learner: Audio2MouthLearner, config: Config) -> Engine:
 def test_the_stage_is_found_with_its_presets() -> None:
     stage = stages.find("edtalk", "audio2mouth")
     assert stage.PARENTS == ("mouth_pose",)
-    assert stage.FEATURES == ("mel", "bbox")
+    assert stage.FEATURES == ("mel", "landmarks", "bbox")
     paper, smoke, compatible = (stage.PRESETS[name] for name in ("paper", "smoke", "compatible"))
     assert (paper.network, compatible.network, compatible.num_frames) == ("temporal", "compatible", 5)
     assert (paper.code_weight, paper.change_weight, paper.face_weight, paper.sync_weight) == (1, 0.1, 1, 5)

@@ -49,7 +49,7 @@ def engine_of(settings: Config, snapshot: Snapshot) -> Engine:
 
 def test_the_stage_is_found_with_its_presets() -> None:
     stage = stages.find("edtalk", "audio2pose")
-    assert (stage.PARENTS, stage.FEATURES) == (("mouth_pose",), ("mel",))
+    assert (stage.PARENTS, stage.FEATURES) == (("mouth_pose",), ("mel", "landmarks"))
     assert stages.preset("edtalk", "audio2pose", "paper").train.max_steps == 40_000
     assert stages.preset("edtalk", "audio2pose", "smoke").weights() == ()
 

@@ -24,6 +24,7 @@ from tests.models.edtalk.stages.tiny import (
     changed,
     resumes_exactly,
     some_items,
+    store_without_faces,
     under,
 )
 from tests.synthetic_store import Look, build_store, draw_face, neutral_face
@@ -68,7 +69,7 @@ def alive(learner: ExpressionLearner, prefixes: tuple[str, ...]) -> set[str]:
 
 def test_the_stage_is_found_behind_stage_1() -> None:
     stage = stages.find("edtalk", "expression")
-    assert (stage.PARENTS, stage.FEATURES) == (("mouth_pose",), ())
+    assert (stage.PARENTS, stage.FEATURES) == (("mouth_pose",), ("landmarks",))
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
     assert paper.weights() == ("vgg19",)
     assert smoke.weights() == ()
@@ -232,3 +233,9 @@ def test_the_rgb_residual_and_the_discriminator_are_taken_along(tmp_path: Path) 
     assert learner.val_set is None
     exported = Engine(learner, tiny().train).exported()
     assert all(torch.equal(exported[key], value) for key, value in parent.items())
+
+
+def test_faces_missing_in_val_mean_no_validation(tmp_path: Path, parent: dict[str, torch.Tensor]) -> None:
+    hidden = store_without_faces(tmp_path / "store", "S001")
+    assert hidden.rows("val")
+    assert build(hidden, parent, tiny()).val_set is None

@@ -82,7 +82,7 @@ def is_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bo
 
 def test_the_stage_is_found_behind_stage_2() -> None:
     stage = stages.find("edtalk", "finetune")
-    assert (stage.PARENTS, stage.FEATURES) == (("expression",), ())
+    assert (stage.PARENTS, stage.FEATURES) == (("expression",), ("landmarks",))
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
     assert paper.weights() == ("vgg19",)
     assert smoke.weights() == ()

@@ -145,16 +145,20 @@ def test_only_what_is_to_be_trained_changes(
 def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
     snapshot: Snapshot, parent: dict[str, torch.Tensor]
 ) -> None:
-    """Written out picture by picture as published, but with means over the batch; up to the factor 4."""
-    config = tiny(feature_weight=3.0)
+    """Written out picture by picture as published, but with means over the batch, and with that of mouths; up to 4."""
+    config = tiny(feature_weight=3.0, mouth_weight=5.0)
     learner = build(snapshot, parent, config)
     source, target, swapped = pictures(2)
+    mouth = torch.zeros(2, 2, 1, 32, 32)
+    mouth[..., 20:28, 10:22], mouth[1, 1, :, 28, 10:22] = 1.0, 0.5
     drawn = learner.modules["gen"](source, target, swapped)
     dis, vgg = learner.modules["dis"], PerceptualLoss(random_vgg(width=1 / 16))
     total = torch.zeros(())
     for images in (drawn.own, drawn.crossed):
         for face in range(2):
             total = total + vgg(images[face::2], target[:, face]) + functional.l1_loss(images[face::2], target[:, face])
+        errors = (images.unflatten(0, (2, 2)) - target).abs().mean(2, keepdim=True)
+        total = total + 2 * 5.0 * torch.sum(errors * mouth) / mouth.sum()
     total = total + 4 * logistic_generator_loss(dis(torch.cat([drawn.own, drawn.crossed])))
     for name in ("mouth", "pose"):
         own, crossed = getattr(drawn.own_codes, name), getattr(drawn.crossed_codes, name)
@@ -168,15 +172,17 @@ def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
         def update(self, optimizer: str, loss: torch.Tensor) -> None:
             seen[optimizer] = loss.detach()
 
-    learner.train_step({"source": source, "target": target, "swapped": swapped}, Steps(learner, config.train))
+    learner.train_step(
+        {"source": source, "target": target, "swapped": swapped, "mouth": mouth}, Steps(learner, config.train)
+    )
     torch.testing.assert_close(4 * seen["gen"], total.detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(seen["dis"], expected_dis.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_weight_of_codes_does_not_depend_on_the_batch(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     learner = build(snapshot, parent, tiny())
-    single = [picture[:1] for picture in pictures()]
-    names = ("source", "target", "swapped")
+    single = [*(picture[:1] for picture in pictures()), torch.ones(1, 2, 1, 32, 32)]
+    names = ("source", "target", "swapped", "mouth")
     figures = []
     for count in (1, 4):
         batch = {name: picture.repeat(count, 1, 1, 1, 1) for name, picture in zip(names, single, strict=True)}
@@ -202,7 +208,7 @@ def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, 
     learner = build(snapshot, parent, tiny())
     assert learner.val_set is not None
     target = torch.zeros(2, 2, 3, 32, 32)
-    batch = {"source": target + 0.5, "target": target, "swapped": target}
+    batch = {"source": target + 0.5, "target": target, "swapped": target, "mouth": torch.ones(2, 2, 1, 32, 32)}
 
     class Grey(nn.Module):
         def forward(self, source: torch.Tensor, target: torch.Tensor, swapped: torch.Tensor) -> Any:
@@ -218,6 +224,8 @@ def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, 
             "l1_still": 0.5,
             "l1_self": 0.2,
             "l1_cross": 0.4,
+            "l1_mouth_self": 0.2,
+            "l1_mouth_cross": 0.4,
             "psnr_self_db": 20.0,
             "psnr_cross_db": 13.979,
             "mouth_cos": 0.0,

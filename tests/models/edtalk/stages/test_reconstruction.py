@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import stages
-from models.edtalk.checkpoints import start_from_lia
+from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.edtalk.discriminator import Discriminator
 from models.edtalk.image_training import ImageLossConfig
 from models.edtalk.lia import Lia
@@ -30,6 +30,7 @@ from storage.errors import WeightsError
 from storage.runs import RunRecord, run_folder
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY
+from tests.models.edtalk.stages.tiny import store_without_faces
 from tests.synthetic_store import build_store
 
 SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
@@ -61,7 +62,7 @@ def build(snapshot: Snapshot, config: Config) -> ReconstructionLearner:
 
 def test_the_stage_is_found_and_starts_from_nothing() -> None:
     stage = stages.find("edtalk", "reconstruction")
-    assert stage.PARENTS == stage.FEATURES == ()
+    assert (stage.PARENTS, stage.FEATURES) == ((), ("landmarks",))
     assert set(stage.PRESETS) >= {"smoke", "paper"}
     paper, smoke = stage.PRESETS["paper"], stage.PRESETS["smoke"]
     assert paper.weights() == ("vgg19",)
@@ -130,6 +131,12 @@ def test_a_split_without_clips_means_no_validation(tmp_path: Path) -> None:
     assert build(small, tiny()).val_set is None
 
 
+def test_faces_missing_in_val_mean_no_validation(tmp_path: Path) -> None:
+    hidden = store_without_faces(tmp_path / "store", "S001")
+    assert hidden.rows("val")
+    assert build(hidden, tiny()).val_set is None
+
+
 def test_missing_weights_are_one_clear_error(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,4 +187,4 @@ def test_a_finished_run_leaves_a_lia_that_edtalk_can_start_from(tmp_path: Path) 
     Lia(SHAPE).load_state_dict(state)
     Discriminator(SHAPE).load_state_dict(part_of(tensors, "dis"))
     assert {name.partition(".")[0] for name in tensors} == {"gen", "dis"}
-    start_from_lia(EDTalk(SHAPE), state, run.id)
+    fit_state(EDTalk(SHAPE), lia_to_edtalk(state), run.id, NOT_IN_LIA)

@@ -1,14 +1,20 @@
 """What the tests of the image stages share: tiny networks, a store, parents that were drawn at random, a fixed batch."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from models.edtalk.image_training import ImageLossConfig
 from models.edtalk.shape import Shape
 from models.engine import Engine
+from storage.snapshot import Snapshot
+from tests import synthetic_store
+from tests.synthetic_store import Take, build_store
 
 SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
 LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
@@ -17,6 +23,19 @@ LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
 def under(name: str, module: nn.Module) -> dict[str, Tensor]:
     """The tensors of a module as a 'model' file has them."""
     return {f"{name}.{key}": value.clone() for key, value in module.state_dict().items()}
+
+
+def store_without_faces(path: Path, subject: str) -> Snapshot:
+    """Three subjects with a clip each, S001 in 'val'; no frame of one of them shows a face."""
+    takes_of = synthetic_store.regular_takes
+
+    def hidden(*counts: Any) -> list[Take]:
+        takes = takes_of(*counts)
+        return [replace(take, missing=1.0) if take.source.subject == subject else take for take in takes]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic_store, "regular_takes", hidden)
+        return build_store(path, 3, 1, (12,), thresholds={})
 
 
 def some_items(learner: Any, count: int) -> dict[str, Tensor]:
