@@ -58,7 +58,7 @@ class Ranks:
 
     def first(self, value: int) -> int:
         """What the first rank says."""
-        return int(self._reduce(torch.tensor([value if self.is_first else 0]), distributed.ReduceOp.SUM))
+        return int(self._reduce(torch.tensor([int(value) if self.is_first else 0]), distributed.ReduceOp.SUM))
 
     def _reduce(self, values: Tensor, operation: Any) -> Tensor:
         if self.num > 1:
