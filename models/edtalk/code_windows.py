@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.edtalk.model import EDTalk
 from models.motion_clips import has_clips, window
 from models.standardiser import Moments, Standardiser
 from models.train_config import TrainConfig
+from models.validation_set import validation_set
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
 
@@ -162,10 +164,8 @@ def spoken_windows(
     trained = CodeWindows(sets[0], codes[:count], num_frames, train.seed, min_frames)
     if len(sets) == 1:
         return Windows(trained, None)
-    try:
-        return Windows(trained, CodeWindows(sets[1], codes[count:], num_frames, None, min_frames))
-    except ConfigError:
-        return Windows(trained, None)  # faces missing in 'val' are no reason not to train
+    make = partial(CodeWindows, sets[1], codes[count:], num_frames, None, min_frames)
+    return Windows(trained, validation_set(make))
 
 
 def _codes_of_faces(

@@ -26,7 +26,7 @@ from models.edtalk.swap_pairs import SwapPairs
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
-from storage.errors import ConfigError
+from models.validation_set import validation_set
 from storage.snapshot import Snapshot
 
 VERSION = 1
@@ -82,10 +82,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
         WeightsError: VGG-19 is asked for and its file is missing, or the parent has another shape.
     """
     train_set = _pairs(config, snapshot, "train")
-    try:
-        val_set = _pairs(config, snapshot, "val")
-    except ConfigError:
-        val_set = None  # faces missing in 'val' are no reason not to train
+    val_set = validation_set(lambda: _pairs(config, snapshot, "val"))
     return MouthPoseLearner(config, train_set, val_set, parents[PARENT])
 
 

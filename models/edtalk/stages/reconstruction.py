@@ -19,14 +19,13 @@ from models.edtalk.shape import SMALL
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
-from storage.errors import ConfigError
+from models.validation_set import validation_set
 from storage.snapshot import Snapshot
 
 VERSION = 3
 PARENTS: tuple[str, ...] = ()
 PUBLISHED = "LIA"
 FEATURES: tuple[str, ...] = ("landmarks",)
-
 
 Config = ImageStageConfig
 
@@ -52,10 +51,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
     """
     size_px, seed = config.shape.size_px, config.train.seed
     train_set = FramePairs(snapshot, "train", size_px, seed)
-    try:
-        val_set = FramePairs(snapshot, "val", size_px, seed)
-    except ConfigError:
-        val_set = None  # faces missing in 'val' are no reason not to train
+    val_set = validation_set(lambda: FramePairs(snapshot, "val", size_px, seed))
     return ReconstructionLearner(config, train_set, val_set)
 
 

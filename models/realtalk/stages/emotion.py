@@ -22,8 +22,8 @@ from models.motion_clips import AudioChoice, MotionClips, audio_column
 from models.realtalk.emotion_pairs import NEUTRAL, EmotionPairs, Pairing, measure
 from models.realtalk.emotion_residual import NeutralSpeech, ResAttResidual, Scales, TemporalResidual
 from models.train_config import StageConfig, TrainConfig
+from models.validation_set import validation_set
 from storage.emotions import EMOTIONS
-from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 
 VERSION = 1
@@ -86,10 +86,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
         ConfigError: a feature is missing, there is no neutral clip, or no second emotion.
     """
     train_set = _pairs(config, snapshot, "train", config.train.seed)
-    try:
-        val_set = _pairs(config, snapshot, "val", seed=None)
-    except ConfigError:
-        val_set = None  # subjects without pairs in 'val' are no reason not to train
+    val_set = validation_set(lambda: _pairs(config, snapshot, "val", seed=None))
     return EmotionLearner(config, measure(train_set, config.num_statistics_items), train_set, val_set)
 
 
