@@ -14,13 +14,16 @@ from prefect_dask.task_runners import DaskTaskRunner
 from flows.options import RefreshOptions
 from flows.threads import THREAD_VARIABLES
 
-# Read by the scheduler, so that it holds for local clusters; another scheduler has its own settings.
+# Read by a scheduler in this process, so that it holds for local clusters; another scheduler has its own settings.
 _SCHEDULER = {
     # A task is given up after its second worker has died: a shard that breaks is tried again, alone, in any case.
     "distributed.scheduler.allowed-failures": 1,
     # Every connection keeps its last messages for a look at them, 1,000 by default, with all arguments of our tasks:
     # that grows the driver by 160 KB per step.
     "distributed.admin.low-level-log-length": 10,
+    # A local worker that died is always started anew. A local cluster drops for good one that is not there so long
+    # after a death: 15 s by default, and it may be gone because it has just died again.
+    "distributed.deploy.lost-worker-timeout": "365 days",
 }
 
 
