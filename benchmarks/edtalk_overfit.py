@@ -8,7 +8,9 @@ The clips (TALKSET_MEDIA) go through `talkset refresh`; of every 60 frames 12 in
             training frames left as they are ("copying the source"); in dB, mean over all held-out frames
     mouth   a held-out frame drawn with its own codes, and with the mouth code of the held-out frame of the same clip
             whose mouth is opened most differently: how far the landmarks of the mouth move, divided by how far the
-            rest (jaw, brows, nose, eyes) moves; landmarks by the 68-point predictor, in the same box of both pictures
+            rest (jaw, brows, nose, eyes) moves; landmarks by the 68-point predictor, in the same box of both pictures.
+            The row before it has the same of the frames themselves and of them with that other mouth pasted in, at the
+            size that is drawn: what a mouth code that carries the whole mouth and nothing else would reach
 
 With a GPU the networks have their published size and are trained against a discriminator; without one they are small,
 draw 64 px, and have no adversary. Mouths count extra in stage 1, and the generator may add colours of its own, for a
@@ -36,6 +38,7 @@ from benchmarks.table import Row, conditions, finish
 from models.edtalk.image_training import GENERATOR_LR, ImageLossConfig
 from models.edtalk.images import image_of
 from models.edtalk.model import EDTalk
+from models.edtalk.mouth_swap import Face, swap_mouth
 from models.edtalk.navigation import Codes
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import Shape
@@ -163,6 +166,7 @@ class Clip:
         name: of the clip.
         sources: NUM_SOURCES training frames, evenly spread.
         targets: all held-out frames.
+        faces: [K] the same as they are stored, with their landmarks.
         boxes: [K, 4] of the targets' faces in px of LANDMARK_PX, NaN where there is none.
         opening: [K] of their mouths, share of the height of the face.
     """
@@ -170,6 +174,7 @@ class Clip:
     name: str
     sources: Tensor
     targets: Tensor
+    faces: list[Face]
     boxes: NDArray[np.float64]
     opening: NDArray[np.float64]
 
@@ -178,12 +183,14 @@ class Clip:
         """Reads the frames of one clip, as it is in both excerpts."""
         spread = np.linspace(0, clip.num_frames - 1, NUM_SOURCES).astype(int)
         points = held_out.feature(hidden, "landmarks", ["landmarks"])["landmarks"].astype(np.float64)
-        size_px = len(held_out.frame(hidden, 0))
+        faces = [Face(held_out.frame(hidden, i), own) for i, own in enumerate(points)]
+        size_px = len(faces[0].image)
         boxes = np.stack([hog_box((own + 0.5) * LANDMARK_PX / size_px - 0.5) for own in points])
         return Clip(
             clip.name,
             torch.stack([judge.image(seen.frame(clip, int(i))) for i in spread]),
-            torch.stack([judge.image(held_out.frame(hidden, i)) for i in range(hidden.num_frames)]),
+            torch.stack([judge.image(face.image) for face in faces]),
+            faces,
             boxes,
             (points[:, 66, 1] - points[:, 62, 1]) / np.ptp(points[:, :, 1], axis=1),
         )
@@ -231,8 +238,17 @@ class Judge:
         source, targets = clip.sources[NUM_SOURCES // 2], clip.targets
         own = self.draw(source, targets[frames], targets[frames])
         lent = self.draw(source, targets[lenders], targets[frames])
-        points = [self._points(images, clip.boxes[frames]) for images in (own, lent)]
-        return np.linalg.norm(points[1] - points[0], axis=2)
+        return self._distances(own, lent, clip.boxes[frames])
+
+    def pasted_moves(self, clip: Clip) -> NDArray[np.float64]:
+        """[K, 68] as `moves`, of the frames themselves with the other frame's mouth pasted in."""
+        frames, lenders = (list(numbers) for numbers in zip(*clip.lenders(), strict=True))
+        pairs = [(clip.faces[frame], clip.faces[lender]) for frame, lender in zip(frames, lenders, strict=True)]
+        pasted = torch.stack([self.image(swap_mouth(own, other)) for own, other in pairs])
+        return self._distances(clip.targets[frames], pasted, clip.boxes[frames])
+
+    def _distances(self, images: Tensor, others: Tensor, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.linalg.norm(self._points(others, boxes) - self._points(images, boxes), axis=2)
 
     def _points(self, images: Tensor, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         pairs = zip((_gray(image) for image in images), boxes, strict=True)
@@ -264,7 +280,13 @@ def _run(learner: Any, config: TrainConfig, device: str, name: str) -> Engine:
 
 
 def _rows(judge: Judge, clips: Sequence[Clip], how: str) -> list[Row]:
-    return [_gain_row([judge.gains(clip) for clip in clips], clips, how), _moves_row([judge.moves(c) for c in clips])]
+    gains, moves = [judge.gains(clip) for clip in clips], [judge.moves(clip) for clip in clips]
+    pasted = [judge.pasted_moves(clip) for clip in clips]
+    return [
+        _gain_row(gains, clips, how),
+        _moves_row("another mouth pasted in", pasted),
+        _moves_row("EDTalk, another mouth code", moves),
+    ]
 
 
 def _gain_row(gains: Sequence[NDArray[np.float64]], clips: Sequence[Clip], how: str) -> Row:
@@ -275,10 +297,10 @@ def _gain_row(gains: Sequence[NDArray[np.float64]], clips: Sequence[Clip], how: 
     return Row(what, f"{gain:.1f} dB", f">= {MIN_GAIN_DB:.0f} dB", gain >= MIN_GAIN_DB, notes)
 
 
-def _moves_row(moves: Sequence[NDArray[np.float64]]) -> Row:
+def _moves_row(what: str, moves: Sequence[NDArray[np.float64]]) -> Row:
     together = np.concatenate(moves)
     mouth, rest = float(together[:, MOUTH].mean()), float(np.delete(together, MOUTH, axis=1).mean())
-    what = "EDTalk, another mouth code: landmarks of the mouth move, against the rest"
+    what = f"{what}: landmarks of the mouth move, against the rest"
     notes = f"{mouth:.2f} and {rest:.2f} px of {LANDMARK_PX}; {len(together)} frames"
     return Row(what, f"{mouth / rest:.1f}x", f">= {MIN_RATIO:.0f}x", mouth >= MIN_RATIO * rest, notes)
 
