@@ -64,7 +64,7 @@ def main() -> None:
     except TalksetError as error:
         _fail(error, EXIT_FAILED)
     except Stopped as stopped:
-        print("talkset: interrupted; run the same command again to go on", file=sys.stderr)
+        print("talkset: interrupted; what was finished is kept: run the same command again", file=sys.stderr)
         sys.exit(stopped.code)
 
 

@@ -129,7 +129,7 @@ def test_signal_ends_the_run_in_order(make_lab: MakeLab, number: signal.Signals,
     assert time.monotonic() - began < 10
     assert ended.code == code
     lines = ended.err.strip().splitlines()
-    assert "talkset: interrupted; run the same command again to go on" in lines
+    assert "talkset: interrupted; what was finished is kept: run the same command again" in lines
     # Ctrl-C also reaches the workers of the group, which Dask lets print that they were interrupted.
     assert len(lines) == 1 or number == signal.SIGINT
     assert run.orphans() == []
