@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.fitted import fitted
 from benchmarks.table import Row, conditions, finish
 from models.edtalk.image_training import GENERATOR_LR, ImageLossConfig
 from models.edtalk.images import image_of
@@ -43,7 +44,6 @@ from models.edtalk.navigation import Codes
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import Shape
 from models.edtalk.stages import mouth_pose, reconstruction
-from models.engine import Engine
 from models.landmark_motion import MOUTH
 from models.train_config import TrainConfig
 from storage.snapshot import ClipRef, Snapshot
@@ -259,24 +259,12 @@ def _trained(plan: Plan, seen: Excerpt, device: str) -> EDTalk:
     """The averaged mouth-and-pose model after both stages."""
     torch.manual_seed(0)
     first, second = reconstruction.Config(**plan.settings(0)), mouth_pose.Config(**plan.settings(1), **MOUTH_POSE)
-    parent = _run(reconstruction.build(first, seen, {}), first.train, device, "stage 0").exported()
+    parent = fitted(reconstruction.build(first, seen, {}), first.train, device, "stage 0").exported()
     parent = {key: value.cpu() for key, value in parent.items()}
-    engine = _run(mouth_pose.build(second, seen, {mouth_pose.PARENT: parent}), second.train, device, "stage 1")
+    engine = fitted(mouth_pose.build(second, seen, {mouth_pose.PARENT: parent}), second.train, device, "stage 1")
     model = EDTalk(plan.shape, has_expression=False, has_rgb_residual=True).to(device).eval()
     model.load_state_dict(engine.averages["gen"].state_dict())
     return model
-
-
-def _run(learner: Any, config: TrainConfig, device: str, name: str) -> Engine:
-    """The engine after all steps."""
-    engine, began = Engine(learner, config, device=device), time.perf_counter()
-    for batch in engine.batches():
-        engine.advance(batch)
-        if engine.step % config.log_every == 0:
-            means = ", ".join(f"{key} {value:.4f}" for key, value in engine.take_means().items())
-            seconds = time.perf_counter() - began
-            print(f"{name}: {engine.step}/{config.max_steps}, {seconds:.0f} s, {means}", file=sys.stderr, flush=True)
-    return engine
 
 
 def _rows(judge: Judge, clips: Sequence[Clip], how: str) -> list[Row]:
