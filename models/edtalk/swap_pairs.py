@@ -21,7 +21,8 @@ MOUTH_MARGIN_PX = 12.0
 
 
 class SwapPairs(Dataset[dict[str, Tensor]]):
-    """One item per clip that shows a face in two frames or more; its partner is a frame of another clip.
+    """One item per clip that shows a face in two frames or more; its partner is a frame of another clip, or, in
+    `own_share` of the choices, another frame of the same.
 
     The clip is person A, the partner B. An item holds, for A and B in this order, [2, 3, S, S] float32 -1..1 each,
 
@@ -42,6 +43,7 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
         size_px: S; mouths are swapped at the stored size.
         seed: of the choice.
         num_candidates: 1 takes any frame.
+        own_share: 0..1.
         options: of the swap.
 
     Raises:
@@ -50,10 +52,10 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self, snapshot: Snapshot, split: str, size_px: int, seed: int,
-        num_candidates: int = 16, options: SwapOptions | None = None,
+        num_candidates: int = 16, own_share: float = 0.0, options: SwapOptions | None = None,
     ) -> None:  # fmt: skip
         self._snapshot, self._size_px, self._seed = snapshot, size_px, seed
-        self._num_candidates, self._options = num_candidates, options or SwapOptions()
+        self._num_candidates, self._own_share, self._options = num_candidates, own_share, options or SwapOptions()
         self._faces = FaceFrames(snapshot, snapshot.clips(split))
         if not self._faces.clips:
             number = snapshot.body.number
@@ -89,7 +91,7 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
     def choose(self, index: int) -> tuple[tuple[Frame, Frame], tuple[Frame, Frame]]:
         """Of A and of B: the number of the clip and the frame of the source, and those of the target.
 
-        Source and target differ; A and B are of different clips, if there are two.
+        Source and target differ; A and B are of different clips, if there are two, but for `own_share` of the choices.
         """
         rng = np.random.default_rng([self._seed, int(self._epoch), index])
         target = int(rng.integers(len(self._faces.frames[index])))
@@ -100,8 +102,8 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
         """Number of a clip and place among its frames with a face."""
         end, total = int(self._ends[index]), int(self._ends[-1])
         start = end - len(self._faces.frames[index])
-        if len(self) == 1:
-            return index, int((target + rng.integers(1, total)) % total)
+        if len(self) == 1 or (self._own_share and rng.random() < self._own_share):
+            return index, int((target + rng.integers(1, end - start)) % (end - start))
         candidates = rng.integers(total - (end - start), size=self._num_candidates)
         candidates[candidates >= start] += end - start
         return self._place(self._nearest(candidates, self._turns[start + target]))

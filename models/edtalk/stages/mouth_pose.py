@@ -10,19 +10,20 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
 from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.edtalk.cross_reconstruction import Crossed, CrossReconstruction
-from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, ImageStageConfig, discriminator_adam, generator_adam
-from models.edtalk.mouth_swap import SwapOptions
+from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.mouth_start import start_apart
 from models.edtalk.parent_state import discriminator_of, part_of
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import SMALL
 from models.edtalk.swap_pairs import SwapPairs
+from models.edtalk.swap_training import SwapStageConfig, mouth_l1
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
@@ -39,26 +40,25 @@ FEATURES: tuple[str, ...] = ("landmarks",)
 _FROZEN = {"all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec")}
 
 
-class Config(ImageStageConfig):
-    """Settings of the stage, beside those of ImageStageConfig.
+class Config(SwapStageConfig):
+    """Settings of the stage, beside those of SwapStageConfig. Mouths are a few pixels of the picture: without a
+    `mouth_weight` they are what is learned last.
 
     Attributes:
         trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
             pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
         feature_weight: of the likeness of codes.
-        mouth_weight: of the mean absolute error of the mouths alone. They are a few pixels of the picture, so that
-            without it the mouth is what is learned last; 0, as published, leaves it out.
+        change_weight: of how faces change by another mouth, see `_change_l1`; 0, as published, leaves it out.
         has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
-        num_candidates: frames of which the one with the most similar pose is the partner; 1 takes any frame.
-        swap: how mouths are set into other faces.
+        start_pairs: pairs of faces from which heads and bank start in closed form, several times the latent dimension,
+            see models.edtalk.mouth_start; 0, as published, starts them at random.
     """
 
     trained: Literal["generator", "navigation", "all"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
-    mouth_weight: NonNegativeFloat = 0.0
+    change_weight: NonNegativeFloat = 0.0
     has_rgb_residual: bool = False
-    num_candidates: PositiveInt = 16
-    swap: SwapOptions = SwapOptions()
+    start_pairs: NonNegativeInt = 0
 
 
 SMOKE = TrainConfig(
@@ -81,13 +81,9 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
         ConfigError: there is no such clip to train on.
         WeightsError: VGG-19 is asked for and its file is missing, or the parent has another shape.
     """
-    train_set = _pairs(config, snapshot, "train")
-    val_set = validation_set(lambda: _pairs(config, snapshot, "val"))
+    train_set = config.pairs(snapshot, "train")
+    val_set = validation_set(lambda: config.pairs(snapshot, "val"))
     return MouthPoseLearner(config, train_set, val_set, parents[PARENT])
-
-
-def _pairs(config: Config, snapshot: Snapshot, split: str) -> SwapPairs:
-    return SwapPairs(snapshot, split, config.shape.size_px, config.train.seed, config.num_candidates, config.swap)
 
 
 class MouthPoseLearner:
@@ -96,9 +92,11 @@ class MouthPoseLearner:
     def __init__(
         self, config: Config, train_set: SwapPairs, val_set: SwapPairs | None, parent: Mapping[str, Tensor]
     ) -> None:
-        self._feature_weight, self._mouth_weight = config.feature_weight, config.mouth_weight
         generator = CrossReconstruction(config.shape, has_expression=False, has_rgb_residual=config.has_rgb_residual)
-        fit_state(generator, lia_to_edtalk(part_of(parent, "gen")), PARENT, NOT_IN_LIA)
+        state = part_of(parent, "gen")
+        fit_state(generator, lia_to_edtalk(state), PARENT, NOT_IN_LIA)
+        if config.start_pairs:
+            start_apart(generator, state, train_set, config.start_pairs)
         for name in _FROZEN[config.trained]:
             generator.get_submodule(name).requires_grad_(False)
         discriminator = discriminator_of(parent, config.shape, PARENT)
@@ -109,21 +107,36 @@ class MouthPoseLearner:
         }
         self.averaged, self.exported = ("gen",), ("gen", "dis")
         self.train_set, self.val_set, self.collate = train_set, val_set, default_collate
-        self._losses = ImageLosses(config.losses, discriminator)
+        self._losses, self._config = ImageLosses(config.losses, discriminator), config
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step of the generator, one of the discriminator."""
-        target = batch["target"].flatten(0, 1)
+        has_lent = self._config.change_weight > 0
+        names = ("target", "target", "swapped") if has_lent else ("target", "target")
+        truth = torch.cat([batch[name].flatten(0, 1) for name in names])
         with trainer.autocast():
-            drawn = cast(Crossed, trainer.module("gen")(batch["source"], batch["target"], batch["swapped"]))
-            loss, parts = self._losses.generator(torch.cat([drawn.own, drawn.crossed]), torch.cat([target, target]))
-            mouth = (_mouth_l1(drawn.own, batch) + _mouth_l1(drawn.crossed, batch)) / 2
-            unlike = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
+            generator = trainer.module("gen")
+            drawn = cast(Crossed, generator(batch["source"], batch["target"], batch["swapped"], has_lent))
+            output = torch.cat([drawn.own, drawn.crossed, *([] if drawn.lent is None else [drawn.lent])])
+            loss, parts = self._losses.generator(output, truth)
+            extra, more = self._extra(drawn, output, truth, batch)
+        trainer.update("gen", loss + extra)
+        parts |= {name: value.detach() for name, value in more.items()}
+        return parts | self._losses.train_discriminator(batch["target"].flatten(0, 1), drawn.crossed, trainer)
+
+    def _extra(self, drawn: Crossed, output: Tensor, truth: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss beside that of images; its parts."""
+        config, mouth = self._config, batch["mouth"].flatten(0, 1)
+        parts = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
         # half: the published sum has the losses of four pictures and two pairs of codes, here means stand for both
-        loss = loss + self._feature_weight * (unlike["mouth"] + unlike["pose"]) / 2
-        trainer.update("gen", loss + self._mouth_weight * mouth)
-        parts |= {"mouth_l1": mouth.detach()} | self._losses.train_discriminator(target, drawn.crossed, trainer)
-        return parts | {name: value.detach() for name, value in unlike.items()}
+        loss = config.feature_weight * (parts["mouth"] + parts["pose"]) / 2
+        parts["mouth_l1"] = mouth_l1(output, truth, mouth.repeat(len(output) // len(mouth), 1, 1, 1))
+        loss = loss + config.mouth_weight * parts["mouth_l1"]
+        if drawn.lent is not None:
+            target, *_, swapped = truth.split(len(mouth))
+            parts["change_l1"] = _change_l1(drawn.own - drawn.lent, target - swapped, mouth)
+            loss = loss + config.change_weight * parts["change_l1"]
+        return loss, parts
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1), of all and of the mouths, and PSNR, driven by the own target (`self`) and by
@@ -152,9 +165,21 @@ def _drawn(modules: Modules, batch: Batch) -> Crossed:
 
 
 def _mouth_l1(images: Tensor, batch: Batch) -> Tensor:
-    """Mean absolute error of the mouths in images [2 P, 3, S, S]."""
-    target, share = batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1)
-    return ((images - target).abs() * share).sum() / (target.shape[1] * share.sum()).clamp_min(1)
+    """Of images [2 P, 3, S, S]."""
+    return mouth_l1(images, batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1))
+
+
+def _change_l1(change: Tensor, expected: Tensor, mouth: Tensor) -> Tensor:
+    """Absolute error of how pictures change by another mouth: of all pixels, per pixel of mouth.
+
+    What is blurred alike in both pictures cancels out: the mouth is to move as far as it does, and the rest, whose
+    change is 0, not at all.
+
+    Args:
+        change, expected: [2 P, 3, S, S] one picture less the other.
+        mouth: [2 P, 1, S, S] how much of each pixel is mouth.
+    """
+    return (change - expected).abs().sum() / (expected.shape[1] * mouth.sum()).clamp_min(1)
 
 
 def _cosines(drawn: Crossed) -> dict[str, Tensor]:

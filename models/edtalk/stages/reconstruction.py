@@ -1,21 +1,29 @@
 """Stage 0: encoder and generator that redraw a person in the pose of another of their frames (LIA, 20 directions).
 
 EDTalk starts from LIA (Wang et al., ICLR 2022) trained further on MEAD and HDTF; here it is trained from nothing.
+
+Between two frames of a person the latent vector changes far more than by another mouth alone (with little data, twelve
+times as much), and stage 1 can only tell apart what it says. So there is a choice that is not in the publications:
+faces are also redrawn with the mouth of another one, from themselves. Then nothing but the mouth is to be told.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
+from pydantic import NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
 from models.edtalk.discriminator import Discriminator
 from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, ImageStageConfig, discriminator_adam, generator_adam
+from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
 from models.edtalk.lia import Lia
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import SMALL
+from models.edtalk.swap_pairs import SwapPairs
+from models.edtalk.swap_training import SwapStageConfig, mouth_l1
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
@@ -27,7 +35,20 @@ PARENTS: tuple[str, ...] = ()
 PUBLISHED = "LIA"
 FEATURES: tuple[str, ...] = ("landmarks",)
 
-Config = ImageStageConfig
+
+class Config(SwapStageConfig):
+    """Settings of the stage, beside those of SwapStageConfig.
+
+    A `mouth_weight` above 0 makes the stage learn from pairs of faces as stage 1 does, two persons in another pose for
+    an item of a batch, and then also the same two with the mouth of the other. The settings of pairs count for nothing
+    without it.
+
+    Attributes:
+        first_mouth_step: before it no other mouths are drawn: poses are learned first, and quicker without them.
+    """
+
+    first_mouth_step: NonNegativeInt = 0
+
 
 SMOKE = TrainConfig(
     max_steps=40, batch_size=2, log_every=5, val_every=20, val_batches=4, picture_every=20, save_every=20
@@ -50,7 +71,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
         WeightsError: VGG-19 is asked for and its file is missing.
     """
     size_px, seed = config.shape.size_px, config.train.seed
-    train_set = FramePairs(snapshot, "train", size_px, seed)
+    train_set = config.pairs(snapshot, "train") if config.mouth_weight else FramePairs(snapshot, "train", size_px, seed)
     val_set = validation_set(lambda: FramePairs(snapshot, "val", size_px, seed))
     return ReconstructionLearner(config, train_set, val_set)
 
@@ -58,7 +79,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 class ReconstructionLearner:
     """Trains 'gen' (a Lia) against 'dis' (a Discriminator); see models.learner.Learner for the attributes."""
 
-    def __init__(self, config: Config, train_set: FramePairs, val_set: FramePairs | None) -> None:
+    def __init__(self, config: Config, train_set: FramePairs | SwapPairs, val_set: FramePairs | None) -> None:
         generator, discriminator = Lia(config.shape), Discriminator(config.shape)
         self.modules = {"gen": generator, "dis": discriminator}
         self.optimizers = {
@@ -67,14 +88,18 @@ class ReconstructionLearner:
         }
         self.averaged, self.exported = ("gen",), ("gen", "dis")
         self.train_set, self.val_set, self.collate = train_set, val_set, default_collate
-        self._losses = ImageLosses(config.losses, discriminator)
+        self._losses, self._config = ImageLosses(config.losses, discriminator), config
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step of the generator, one of the discriminator."""
-        target = batch["target"]
+        has_mouths = self._config.mouth_weight > 0 and trainer.step >= self._config.first_mouth_step
+        source, target = (_both_ways if has_mouths else _poses)(batch)
         with trainer.autocast():
-            output = trainer.module("gen")(batch["source"], target)
+            output = trainer.module("gen")(source, target)
             loss, parts = self._losses.generator(output, target)
+            if has_mouths:
+                mouth = mouth_l1(output, target, batch["mouth"].flatten(0, 1).repeat(2, 1, 1, 1))
+                loss, parts = loss + self._config.mouth_weight * mouth, parts | {"mouth_l1": mouth.detach()}
         trainer.update("gen", loss)
         return parts | self._losses.train_discriminator(target, output, trainer)
 
@@ -95,3 +120,14 @@ class ReconstructionLearner:
         """Columns: source, target, output."""
         source, target = batch["source"], batch["target"]
         return side_by_side(source, target, modules["gen"](source, target))
+
+
+def _poses(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sources and targets [B, 3, S, S] of a batch of FramePairs, or of one of SwapPairs, whose faces come in pairs."""
+    return batch["source"].flatten(0, -4), batch["target"].flatten(0, -4)
+
+
+def _both_ways(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same of a batch of SwapPairs, and behind it the targets as sources of themselves with other mouths."""
+    source, target = _poses(batch)
+    return torch.cat([source, target]), torch.cat([target, batch["swapped"].flatten(0, 1)])

@@ -116,6 +116,22 @@ def test_items_depend_on_seed_epoch_and_index_only(snapshot: Snapshot) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(first, order(1, 2, 0), strict=True))
 
 
+@pytest.mark.parametrize("own_share", [0.0, 0.3, 1.0])
+def test_so_many_partners_are_of_the_same_clip_as_asked(snapshot: Snapshot, own_share: float) -> None:
+    pairs, faces = SwapPairs(snapshot, "train", 32, 0, 16, own_share), FaceFrames(snapshot, snapshot.clips("train"))
+    own, partners = [], set()
+    for epoch in range(100):
+        pairs.set_epoch(epoch)
+        for index in range(len(pairs)):
+            (_, target), (_, partner) = pairs.choose(index)
+            own.append(partner[0] == index)
+            assert partner != target
+            assert partner[1] in faces.frames[partner[0]]
+            partners |= {partner} if own[-1] and index == 1 else set()
+    assert np.mean(own) == pytest.approx(own_share, abs=3 / np.sqrt(len(own)) / 2)
+    assert len(partners) == (len(faces.frames[1]) if own_share == 1 else len(partners)), "any frame of the clip"
+
+
 def test_a_single_clip_is_its_own_partner(tmp_path: Path) -> None:
     pairs = SwapPairs(build_store(tmp_path / "store", 1, 1, (12,)), "train", 32, seed=0)
     for epoch in range(20):

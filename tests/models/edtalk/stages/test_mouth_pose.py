@@ -74,7 +74,8 @@ def test_a_face_gets_its_mouth_from_the_other_picture_and_its_pose_from_its_own(
     torch.manual_seed(0)
     model = CrossReconstruction(SHAPE, has_expression=False)
     source, target, swapped = pictures()
-    drawn = model(source, target, swapped)
+    drawn = model(source, target, swapped, has_lent=True)
+    assert model(source, target, swapped).lent is None
     for pair in range(3):
         for face in range(2):
             row, other = 2 * pair + face, 1 - face
@@ -82,14 +83,15 @@ def test_a_face_gets_its_mouth_from_the_other_picture_and_its_pose_from_its_own(
             own = model.codes(model.encode(target[pair, face][None]))
             mouth = model.codes(model.encode(swapped[pair, other][None])).mouth
             pose = model.codes(model.encode(swapped[pair, face][None])).pose
-            for name, value in (("own_codes", own), ("crossed_codes", Codes(mouth, pose))):
-                codes = getattr(drawn, name)
+            theirs = model.codes(model.encode(target[pair, other][None])).mouth
+            for codes, value in ((drawn.own_codes, own), (drawn.crossed_codes, Codes(mouth, pose))):
                 torch.testing.assert_close(codes.mouth[row], value.mouth[0], atol=1e-4, rtol=1e-4)
                 torch.testing.assert_close(codes.pose[row], value.pose[0], atol=1e-4, rtol=1e-4)
-            used = Codes(drawn.crossed_codes.mouth[row : row + 1], drawn.crossed_codes.pose[row : row + 1])
-            latent = encoded.latent + model.motion(used, model.directions())[0]
-            redrawn = model.dec(encoded, latent)
-            assert (redrawn[0] - drawn.crossed[row]).abs().mean() < 1e-2 * drawn.crossed.std()
+            crossed = Codes(drawn.crossed_codes.mouth[row : row + 1], drawn.crossed_codes.pose[row : row + 1])
+            for images, used in ((drawn.crossed, crossed), (drawn.lent, Codes(theirs, own.pose))):
+                latent = encoded.latent + model.motion(used, model.directions())[0]
+                redrawn = model.dec(encoded, latent)
+                assert (redrawn[0] - images[row]).abs().mean() < 1e-2 * images.std()
 
 
 def test_it_is_an_edtalk_with_the_same_tensors() -> None:
@@ -142,29 +144,37 @@ def test_only_what_is_to_be_trained_changes(
     assert {"lip_fc.0.weight", "pose_fc.2.bias", "direction_lipnonlip.weight"} <= found
 
 
+@pytest.mark.parametrize("change_weight", [0.0, 2.0])
 def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
-    snapshot: Snapshot, parent: dict[str, torch.Tensor]
+    snapshot: Snapshot, parent: dict[str, torch.Tensor], change_weight: float
 ) -> None:
-    """Written out picture by picture as published, but with means over the batch, and with that of mouths; up to 4."""
-    config = tiny(feature_weight=3.0, mouth_weight=5.0)
+    """Written out picture by picture as published, but with means over the batch, and with that of mouths.
+
+    A weight of changes adds two pictures, each face with the mouth of the other.
+    """
+    config = tiny(feature_weight=3.0, mouth_weight=5.0, change_weight=change_weight)
     learner = build(snapshot, parent, config)
     source, target, swapped = pictures(2)
     mouth = torch.zeros(2, 2, 1, 32, 32)
     mouth[..., 20:28, 10:22], mouth[1, 1, :, 28, 10:22] = 1.0, 0.5
-    drawn = learner.modules["gen"](source, target, swapped)
+    drawn = learner.modules["gen"](source, target, swapped, has_lent=change_weight > 0)
     dis, vgg = learner.modules["dis"], PerceptualLoss(random_vgg(width=1 / 16))
+    pictures_of = [(drawn.own, target), (drawn.crossed, target), (drawn.lent, swapped)][: 3 if change_weight else 2]
     total = torch.zeros(())
-    for images in (drawn.own, drawn.crossed):
+    for images, truth in pictures_of:
         for face in range(2):
-            total = total + vgg(images[face::2], target[:, face]) + functional.l1_loss(images[face::2], target[:, face])
-        errors = (images.unflatten(0, (2, 2)) - target).abs().mean(2, keepdim=True)
-        total = total + 2 * 5.0 * torch.sum(errors * mouth) / mouth.sum()
-    total = total + 4 * logistic_generator_loss(dis(torch.cat([drawn.own, drawn.crossed])))
+            total = total + vgg(images[face::2], truth[:, face]) + functional.l1_loss(images[face::2], truth[:, face])
+        errors = (images.unflatten(0, (2, 2)) - truth).abs().mean(2, keepdim=True)
+        total = total + 2 * 5.0 * torch.sum(errors * mouth) / mouth.sum() + 2 * logistic_generator_loss(dis(images))
+    total = total / (2 * len(pictures_of))
+    if change_weight:
+        change = (drawn.own - drawn.lent).unflatten(0, (2, 2)) - (target - swapped)
+        total = total + change_weight * change.abs().mean(2).sum() / mouth.sum()
     for name in ("mouth", "pose"):
         own, crossed = getattr(drawn.own_codes, name), getattr(drawn.crossed_codes, name)
         for face in range(2):
             cosine = (own * crossed).sum(1) / own.norm(dim=1) / crossed.norm(dim=1)
-            total = total + 3.0 * torch.exp(-cosine[face::2]).mean()
+            total = total + 3.0 * torch.exp(-cosine[face::2]).mean() / 4
     expected_dis = logistic_discriminator_loss(dis(target.flatten(0, 1)), dis(drawn.crossed))
     seen: dict[str, torch.Tensor] = {}
 
@@ -175,7 +185,7 @@ def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
     learner.train_step(
         {"source": source, "target": target, "swapped": swapped, "mouth": mouth}, Steps(learner, config.train)
     )
-    torch.testing.assert_close(4 * seen["gen"], total.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen["gen"], total.detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(seen["dis"], expected_dis.detach(), rtol=1e-4, atol=1e-4)
 
 
@@ -200,8 +210,17 @@ def test_the_weight_of_codes_does_not_depend_on_the_batch(snapshot: Snapshot, pa
 def test_it_works_in_mixed_precision_and_resumes_exactly(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     half = TrainConfig(max_steps=1, batch_size=2, precision="bf16")
     assert changed(build(snapshot, parent, tiny(train=half)), half, 1)
-    config = tiny(3)
-    assert resumes_exactly(lambda: build(snapshot, parent, config), config.train, 2)
+    for settings in ({}, {"change_weight": 1.0, "start_pairs": 40}):
+        config = tiny(3, **settings)
+        assert resumes_exactly(lambda used=config: build(snapshot, parent, used), config.train, 2)
+
+
+def test_a_closed_form_start_sets_heads_and_bank_alone(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
+    random, started = (
+        build(snapshot, parent, tiny(start_pairs=count)).modules["gen"].state_dict() for count in (0, 40)
+    )
+    differ = {key.partition(".")[0] for key, value in random.items() if not torch.equal(value, started[key])}
+    assert differ == {"lip_fc", "pose_fc", "direction_lipnonlip"}
 
 
 def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:

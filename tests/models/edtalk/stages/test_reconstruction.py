@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import default_collate
 
 from models import stages
 from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.edtalk.discriminator import Discriminator
+from models.edtalk.frame_pairs import FramePairs
 from models.edtalk.image_training import ImageLossConfig
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
@@ -23,7 +25,9 @@ from models.edtalk.parent_state import part_of
 from models.edtalk.shape import Shape
 from models.edtalk.stages import reconstruction
 from models.edtalk.stages.reconstruction import Config, ReconstructionLearner
+from models.edtalk.swap_pairs import SwapPairs
 from models.engine import Engine
+from models.perceptual import PerceptualLoss, random_vgg
 from models.train_config import TrainConfig
 from models.training.fit import fit_stage
 from storage.errors import WeightsError
@@ -85,11 +89,56 @@ def test_both_networks_learn_in_a_step_and_in_mixed_precision(snapshot: Snapshot
             assert unchanged <= len(trained) // 20, (precision, name)
 
 
-@pytest.mark.parametrize("gan_weight", [1.0, 0.0])
-def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(snapshot: Snapshot, gan_weight: float) -> None:
-    """Also with a discriminator that is left out, whose optimiser never makes a step."""
-    config = tiny()
-    config = config.model_copy(update={"losses": LOSSES.model_copy(update={"gan_weight": gan_weight})})
+@pytest.mark.parametrize("first_mouth_step", [0, 1])
+def test_with_a_weight_of_mouths_faces_are_also_redrawn_with_the_mouth_of_another(
+    snapshot: Snapshot, first_mouth_step: int
+) -> None:
+    """From that step on; the generator is given what it should be, and the loss is that written out face by face."""
+    losses = LOSSES.model_copy(update={"gan_weight": 0})
+    settings = {"losses": losses, "mouth_weight": 2.5, "first_mouth_step": first_mouth_step}
+    config = tiny().model_copy(update=settings)
+    learner = build(snapshot, config)
+    assert isinstance(learner.train_set, SwapPairs)
+    assert isinstance(learner.val_set, FramePairs)
+    batch = default_collate([learner.train_set[0], learner.train_set[1]])
+    generator, loss, given = learner.modules["gen"], [], []
+
+    class Steps(Engine):
+        def update(self, optimizer: str, loss_of_step: torch.Tensor) -> None:
+            assert optimizer == "gen"
+            loss.append(loss_of_step.detach())
+
+        def module(self, name: str) -> Any:
+            def draw(*images: torch.Tensor) -> torch.Tensor:
+                given.append(images)
+                return generator(*images)
+
+            return draw
+
+    parts = learner.train_step(batch, Steps(learner, config.train))
+    ((source, target),) = given
+    faces = [(pair, face) for pair in range(2) for face in range(2)]
+    ways = [("source", "target"), ("target", "swapped")][: 1 if first_mouth_step else 2]
+    assert torch.equal(source, torch.stack([batch[name][place] for name, _ in ways for place in faces]))
+    assert torch.equal(target, torch.stack([batch[name][place] for _, name in ways for place in faces]))
+    output, mouth = generator(source, target), torch.stack([batch["mouth"][place] for place in faces])
+    errors = (output - target).abs().mean(1, keepdim=True)
+    expected = PerceptualLoss(random_vgg(width=1 / 16))(output, target) + errors.mean()
+    assert ("mouth_l1" in parts) == (first_mouth_step == 0)
+    if first_mouth_step == 0:
+        mouth_error = torch.stack([(errors[row] * mouth[row % 4]).sum() for row in range(8)]).sum() / (2 * mouth.sum())
+        torch.testing.assert_close(parts["mouth_l1"], mouth_error.detach(), rtol=1e-4, atol=1e-4)
+        expected = expected + 2.5 * mouth_error
+    torch.testing.assert_close(loss[0], expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("gan_weight", "mouth_weight"), [(1.0, 0.0), (0.0, 0.0), (1.0, 2.0)])
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(
+    snapshot: Snapshot, gan_weight: float, mouth_weight: float
+) -> None:
+    """Also with a discriminator that is left out, whose optimiser never makes a step, and with pairs of faces."""
+    losses = LOSSES.model_copy(update={"gan_weight": gan_weight})
+    config = tiny().model_copy(update={"losses": losses, "mouth_weight": mouth_weight, "first_mouth_step": 1})
 
     def start() -> Engine:
         return Engine(build(snapshot, config), config.train)
