@@ -37,7 +37,10 @@ PUBLISHED = "EDTalk_lip_pose"
 FEATURES: tuple[str, ...] = ("landmarks",)
 
 # What stays as it is.
-_FROZEN = {"all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec")}
+_FROZEN = {
+    "all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec"),
+    "decoder": ("enc", "fc", "lip_fc", "pose_fc", "direction_lipnonlip"),
+}  # fmt: skip
 
 
 class Config(SwapStageConfig):
@@ -46,7 +49,8 @@ class Config(SwapStageConfig):
 
     Attributes:
         trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
-            pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
+            pose alone, as the paper says; 'all' trains the encoder too, as the released code does; 'decoder' leaves
+            codes and directions as they are, which keeps a start in closed form.
         feature_weight: of the likeness of codes.
         change_weight: of how faces change by another mouth, see `_change_l1`; 0, as published, leaves it out.
         has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
@@ -54,7 +58,7 @@ class Config(SwapStageConfig):
             see models.edtalk.mouth_start; 0, as published, starts them at random.
     """
 
-    trained: Literal["generator", "navigation", "all"] = "generator"
+    trained: Literal["generator", "navigation", "all", "decoder"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
     change_weight: NonNegativeFloat = 0.0
     has_rgb_residual: bool = False

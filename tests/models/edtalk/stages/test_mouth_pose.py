@@ -127,7 +127,13 @@ def test_a_parent_of_another_shape_is_one_clear_error(snapshot: Snapshot, parent
 
 
 @pytest.mark.parametrize(
-    ("trained", "frozen"), [("all", ()), ("generator", ("enc.",)), ("navigation", ("enc.", "fc.", "dec."))]
+    ("trained", "frozen"),
+    [
+        ("all", ()),
+        ("generator", ("enc.",)),
+        ("navigation", ("enc.", "fc.", "dec.")),
+        ("decoder", ("enc.", "fc.", "lip_fc.", "pose_fc.", "direction_lipnonlip.")),
+    ],
 )
 def test_only_what_is_to_be_trained_changes(
     snapshot: Snapshot, parent: dict[str, torch.Tensor], trained: str, frozen: tuple[str, ...]
@@ -141,7 +147,7 @@ def test_only_what_is_to_be_trained_changes(
         if not (frozen and key.startswith(frozen)) and ".noise." not in key and "to_rgb1" not in key
     }
     assert found == alive
-    assert {"lip_fc.0.weight", "pose_fc.2.bias", "direction_lipnonlip.weight"} <= found
+    assert ({"lip_fc.0.weight", "pose_fc.2.bias", "direction_lipnonlip.weight"} <= found) == (trained != "decoder")
 
 
 @pytest.mark.parametrize("change_weight", [0.0, 2.0])
