@@ -115,8 +115,8 @@ GPU = Plan(
 # Few people: half of the mouths are their own.
 PAIRS: dict[str, Any] = {"own_share": 0.5, "num_candidates": 4}
 RECONSTRUCTION = PAIRS | {"mouth_weight": 4.0, "first_mouth_step": 3000}
-# Codes stay as they start: with this little data the heads would soon follow the head again. Their likeness counts for
-# nothing then.
+# Codes stay as they start, so that their likeness is no matter: trained along, they give up the mouth before the
+# generator has learned to leave the rest of the face alone.
 MOUTH_POSE = PAIRS | {
     "trained": "decoder", "feature_weight": 0.0, "mouth_weight": 3.0, "change_weight": 2.0, "has_rgb_residual": True,
     "start_pairs": 1000,
