@@ -1,7 +1,5 @@
 """The start of stage 1 in closed form, against latent vectors whose mouths are known and against the stage before."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -113,7 +111,7 @@ def test_the_mouth_code_moves_a_face_as_another_mouth_does(pairs: SwapPairs) -> 
     assert ((told * moved).sum() / told.square().sum()).item() == pytest.approx(1, abs=0.05)
 
 
-def test_it_depends_on_the_pairs_alone_and_leaves_them_as_they_were(pairs: SwapPairs, tmp_path: Path) -> None:
+def test_it_depends_on_the_pairs_alone_and_leaves_them_as_they_were(pairs: SwapPairs) -> None:
     parent, before = lia_of_rank(6), pairs.choose(1)
     first, second = (started(parent, pairs, 30).state_dict() for _ in range(2))
     assert pairs.choose(1) == before

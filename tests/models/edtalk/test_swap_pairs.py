@@ -127,9 +127,13 @@ def test_so_many_partners_are_of_the_same_clip_as_asked(snapshot: Snapshot, own_
             own.append(partner[0] == index)
             assert partner != target
             assert partner[1] in faces.frames[partner[0]]
-            partners |= {partner} if own[-1] and index == 1 else set()
+            if index == 1:
+                partners.add(partner)
     assert np.mean(own) == pytest.approx(own_share, abs=3 / np.sqrt(len(own)) / 2)
-    assert len(partners) == (len(faces.frames[1]) if own_share == 1 else len(partners)), "any frame of the clip"
+    own_frames = {(1, int(frame)) for frame in faces.frames[1]}
+    assert bool(partners & own_frames) == bool(own_share)
+    if own_share == 1:
+        assert partners == own_frames, "any frame of the clip, and in the end all"
 
 
 def test_a_single_clip_is_its_own_partner(tmp_path: Path) -> None:
