@@ -66,7 +66,9 @@ class Motion:
     bias: Array
 
 
-def start_apart(model: EDTalk, parent: Mapping[str, Tensor], pairs: SwapPairs, num_pairs: int) -> None:
+def start_apart(
+    model: EDTalk, parent: Mapping[str, Tensor], pairs: SwapPairs, num_pairs: int, gain: float = 1.0
+) -> None:
     """Sets the heads and the bank of mouth and pose so that faces move about as with the parent's.
 
     Args:
@@ -74,10 +76,11 @@ def start_apart(model: EDTalk, parent: Mapping[str, Tensor], pairs: SwapPairs, n
         parent: state dict of models.edtalk.lia.Lia.
         pairs: the training pairs; the first are looked at, epoch by epoch from 0, where they are left.
         num_pairs: several times D.
+        gain: how many times as far as with the parent's mouths move.
     """
     faces, motion = _latents(model, pairs, num_pairs), _motion(parent)
     axes = mouth_axes(faces, NUM_AXES)
-    leads = _leads(faces, axes, motion)
+    leads = gain * _leads(faces, axes, motion)
     by_mouth = leads @ axes.T
     by_pose = motion.weight - by_mouth
     mouth_basis = np.linalg.qr(leads)[0]

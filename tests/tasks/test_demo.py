@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -273,20 +271,25 @@ def test_a_damaged_or_other_demo_is_made_again(tmp_path, monkeypatch):
 def test_a_kill_leaves_nothing_half_written_under_a_final_name(tmp_path, monkeypatch):
     plan = [replace(SHORT, stem=f"HDTF/WDA_Demo{i}_000", num_frames=40) for i in range(4)]
     code = (
-        "import sys, pathlib, dataclasses, tasks.demo as d\n"
+        "import dataclasses, os, pathlib, signal, sys, tasks.demo as d\n"
         "s = dataclasses.replace(d.takes('small')[-1], num_frames=40)\n"
         "d.takes = lambda size: [dataclasses.replace(s, stem=f'HDTF/WDA_Demo{i}_000') for i in range(4)]\n"
+        "class Killed(d.VideoWriter):\n"
+        "    count = 0\n"
+        "    def write_yuv(self, *planes):\n"
+        "        super().write_yuv(*planes)\n"
+        "        Killed.count += 1\n"
+        "        if Killed.count == 60:\n"  # half of the second take
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "d.VideoWriter = Killed\n"
         "d.make_demo(pathlib.Path(sys.argv[1]))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
-    half_written = tmp_path / "HDTF/WDA_Demo1_000.mp4.partial"
-    while process.poll() is None and not (half_written.exists() and half_written.stat().st_size):
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "HDTF/WDA_Demo1_000.mp4.partial").exists()
     assert not (tmp_path / "DEMO.json").exists()
     finished = sorted(path.name for path in tmp_path.glob("HDTF/*.mp4"))
-    assert "WDA_Demo0_000.mp4" in finished
+    assert finished == ["WDA_Demo0_000.mp4"]
     assert all(len(luma(tmp_path / "HDTF" / name)) == 40 for name in finished)
     only(monkeypatch, *plan)
     make_demo(tmp_path)

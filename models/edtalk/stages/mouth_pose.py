@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -23,7 +23,7 @@ from models.edtalk.parent_state import discriminator_of, part_of
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import SMALL
 from models.edtalk.swap_pairs import SwapPairs
-from models.edtalk.swap_training import SwapStageConfig, mouth_l1
+from models.edtalk.swap_training import SwapStageConfig, change_l1, mouth_l1
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
@@ -52,17 +52,18 @@ class Config(SwapStageConfig):
             pose alone, as the paper says; 'all' trains the encoder too, as the released code does; 'decoder' leaves
             codes and directions as they are, which keeps a start in closed form.
         feature_weight: of the likeness of codes.
-        change_weight: of how faces change by another mouth, see `_change_l1`; 0, as published, leaves it out.
         has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
         start_pairs: pairs of faces from which heads and bank start in closed form, several times the latent dimension,
             see models.edtalk.mouth_start; 0, as published, starts them at random.
+        start_gain: how many times as far as with the parent mouths move at that start. One that was trained on little
+            data with absolute errors, which prefer the middle, opens mouths half as far as they are.
     """
 
     trained: Literal["generator", "navigation", "all", "decoder"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
-    change_weight: NonNegativeFloat = 0.0
     has_rgb_residual: bool = False
     start_pairs: NonNegativeInt = 0
+    start_gain: PositiveFloat = 1.0
 
 
 SMOKE = TrainConfig(
@@ -100,7 +101,7 @@ class MouthPoseLearner:
         state = part_of(parent, "gen")
         fit_state(generator, lia_to_edtalk(state), PARENT, NOT_IN_LIA)
         if config.start_pairs:
-            start_apart(generator, state, train_set, config.start_pairs)
+            start_apart(generator, state, train_set, config.start_pairs, config.start_gain)
         for name in _FROZEN[config.trained]:
             generator.get_submodule(name).requires_grad_(False)
         discriminator = discriminator_of(parent, config.shape, PARENT)
@@ -138,7 +139,7 @@ class MouthPoseLearner:
         loss = loss + config.mouth_weight * parts["mouth_l1"]
         if drawn.lent is not None:
             target, *_, swapped = truth.split(len(mouth))
-            parts["change_l1"] = _change_l1(drawn.own - drawn.lent, target - swapped, mouth)
+            parts["change_l1"] = change_l1(drawn.own - drawn.lent, target - swapped, mouth)
             loss = loss + config.change_weight * parts["change_l1"]
         return loss, parts
 
@@ -171,19 +172,6 @@ def _drawn(modules: Modules, batch: Batch) -> Crossed:
 def _mouth_l1(images: Tensor, batch: Batch) -> Tensor:
     """Of images [2 P, 3, S, S]."""
     return mouth_l1(images, batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1))
-
-
-def _change_l1(change: Tensor, expected: Tensor, mouth: Tensor) -> Tensor:
-    """Absolute error of how pictures change by another mouth: of all pixels, per pixel of mouth.
-
-    What is blurred alike in both pictures cancels out: the mouth is to move as far as it does, and the rest, whose
-    change is 0, not at all.
-
-    Args:
-        change, expected: [2 P, 3, S, S] one picture less the other.
-        mouth: [2 P, 1, S, S] how much of each pixel is mouth.
-    """
-    return (change - expected).abs().sum() / (expected.shape[1] * mouth.sum()).clamp_min(1)
 
 
 def _cosines(drawn: Crossed) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from models.edtalk.lia import Lia
 from models.edtalk.pictures import side_by_side
 from models.edtalk.shape import SMALL
 from models.edtalk.swap_pairs import SwapPairs
-from models.edtalk.swap_training import SwapStageConfig, mouth_l1
+from models.edtalk.swap_training import SwapStageConfig, change_l1, mouth_l1
 from models.learner import Batch, Modules, Scalars, Trainer
 from models.losses import psnr_db
 from models.train_config import TrainConfig
@@ -45,9 +45,18 @@ class Config(SwapStageConfig):
 
     Attributes:
         first_mouth_step: before it no other mouths are drawn: poses are learned first, and quicker without them.
+        first_change_step: before it `change_weight` counts for nothing, and faces with another mouth are redrawn from
+            themselves; from it on they are redrawn from the source, like the faces as they are. While mouths are not
+            learned yet, that would unlearn them.
     """
 
     first_mouth_step: NonNegativeInt = 0
+    first_change_step: NonNegativeInt = 0
+
+    def phase(self, step: int) -> tuple[bool, bool]:
+        """Whether a step also learns from other mouths, and from how faces change by them."""
+        has_mouths = self.mouth_weight > 0 and step >= self.first_mouth_step
+        return has_mouths, has_mouths and self.change_weight > 0 and step >= self.first_change_step
 
 
 SMOKE = TrainConfig(
@@ -92,15 +101,23 @@ class ReconstructionLearner:
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step of the generator, one of the discriminator."""
-        has_mouths = self._config.mouth_weight > 0 and trainer.step >= self._config.first_mouth_step
-        source, target = (_both_ways if has_mouths else _poses)(batch)
+        source, target = _poses(batch)
+        has_mouths, has_changes = self._config.phase(trainer.step)
+        if has_mouths:
+            swapped = batch["swapped"].flatten(0, 1)
+            source, target = torch.cat([source, source if has_changes else target]), torch.cat([target, swapped])
         with trainer.autocast():
             output = trainer.module("gen")(source, target)
             loss, parts = self._losses.generator(output, target)
             if has_mouths:
-                mouth = mouth_l1(output, target, batch["mouth"].flatten(0, 1).repeat(2, 1, 1, 1))
-                loss, parts = loss + self._config.mouth_weight * mouth, parts | {"mouth_l1": mouth.detach()}
+                mouth = batch["mouth"].flatten(0, 1)
+                parts["mouth_l1"] = mouth_l1(output, target, mouth.repeat(2, 1, 1, 1))
+                loss = loss + self._config.mouth_weight * parts["mouth_l1"]
+                if has_changes:
+                    parts["change_l1"] = change_l1(_difference(output), _difference(target), mouth)
+                    loss = loss + self._config.change_weight * parts["change_l1"]
         trainer.update("gen", loss)
+        parts = {name: value.detach() for name, value in parts.items()}
         return parts | self._losses.train_discriminator(target, output, trainer)
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
@@ -127,7 +144,7 @@ def _poses(batch: Batch) -> tuple[Tensor, Tensor]:
     return batch["source"].flatten(0, -4), batch["target"].flatten(0, -4)
 
 
-def _both_ways(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The same of a batch of SwapPairs, and behind it the targets as sources of themselves with other mouths."""
-    source, target = _poses(batch)
-    return torch.cat([source, target]), torch.cat([target, batch["swapped"].flatten(0, 1)])
+def _difference(images: Tensor) -> Tensor:
+    """Of the two halves of a batch."""
+    own, swapped = images.chunk(2)
+    return own - swapped

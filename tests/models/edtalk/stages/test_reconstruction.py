@@ -89,19 +89,26 @@ def test_both_networks_learn_in_a_step_and_in_mixed_precision(snapshot: Snapshot
             assert unchanged <= len(trained) // 20, (precision, name)
 
 
-@pytest.mark.parametrize("first_mouth_step", [0, 1])
+@pytest.mark.parametrize(
+    ("first_steps", "ways"),
+    [
+        ((1, 0), [("source", "target")]),
+        ((0, 1), [("source", "target"), ("target", "swapped")]),
+        ((0, 0), [("source", "target"), ("source", "swapped")]),
+    ],
+)
 def test_with_a_weight_of_mouths_faces_are_also_redrawn_with_the_mouth_of_another(
-    snapshot: Snapshot, first_mouth_step: int
+    snapshot: Snapshot, first_steps: tuple[int, int], ways: list[tuple[str, str]]
 ) -> None:
     """From that step on; the generator is given what it should be, and the loss is that written out face by face."""
-    losses = LOSSES.model_copy(update={"gan_weight": 0})
-    settings = {"losses": losses, "mouth_weight": 2.5, "first_mouth_step": first_mouth_step}
-    config = tiny().model_copy(update=settings)
+    given = {"mouth_weight": 2.5, "change_weight": 1.5}
+    given |= dict(zip(("first_mouth_step", "first_change_step"), first_steps, strict=True))
+    config = tiny().model_copy(update={"losses": LOSSES.model_copy(update={"gan_weight": 0})} | given)
     learner = build(snapshot, config)
     assert isinstance(learner.train_set, SwapPairs)
     assert isinstance(learner.val_set, FramePairs)
     batch = default_collate([learner.train_set[0], learner.train_set[1]])
-    generator, loss, given = learner.modules["gen"], [], []
+    generator, loss, drawn = learner.modules["gen"], [], []
 
     class Steps(Engine):
         def update(self, optimizer: str, loss_of_step: torch.Tensor) -> None:
@@ -110,26 +117,32 @@ def test_with_a_weight_of_mouths_faces_are_also_redrawn_with_the_mouth_of_anothe
 
         def module(self, name: str) -> Any:
             def draw(*images: torch.Tensor) -> torch.Tensor:
-                given.append(images)
+                drawn.append(images)
                 return generator(*images)
 
             return draw
 
     parts = learner.train_step(batch, Steps(learner, config.train))
-    ((source, target),) = given
+    ((source, target),) = drawn
     faces = [(pair, face) for pair in range(2) for face in range(2)]
-    ways = [("source", "target"), ("target", "swapped")][: 1 if first_mouth_step else 2]
     assert torch.equal(source, torch.stack([batch[name][place] for name, _ in ways for place in faces]))
     assert torch.equal(target, torch.stack([batch[name][place] for _, name in ways for place in faces]))
     output, mouth = generator(source, target), torch.stack([batch["mouth"][place] for place in faces])
     errors = (output - target).abs().mean(1, keepdim=True)
-    expected = PerceptualLoss(random_vgg(width=1 / 16))(output, target) + errors.mean()
-    assert ("mouth_l1" in parts) == (first_mouth_step == 0)
-    if first_mouth_step == 0:
-        mouth_error = torch.stack([(errors[row] * mouth[row % 4]).sum() for row in range(8)]).sum() / (2 * mouth.sum())
-        torch.testing.assert_close(parts["mouth_l1"], mouth_error.detach(), rtol=1e-4, atol=1e-4)
-        expected = expected + 2.5 * mouth_error
-    torch.testing.assert_close(loss[0], expected.detach(), rtol=1e-4, atol=1e-4)
+    expected = {"l1": errors.mean()}
+    if len(ways) == 2:
+        each = torch.stack([(errors[row] * mouth[row % 4]).sum() for row in range(8)])
+        expected["mouth_l1"] = each.sum() / (2 * mouth.sum())
+    if ways[-1] == ("source", "swapped"):
+        change = torch.stack([(output[n] - output[n + 4]) - (target[n] - target[n + 4]) for n in range(4)])
+        expected["change_l1"] = change.abs().mean(1).sum() / mouth.sum()
+    assert parts.keys() == expected.keys() | {"perceptual"}
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value.detach(), rtol=1e-4, atol=1e-4)
+    weights = {"l1": 1.0, "mouth_l1": 2.5, "change_l1": 1.5}
+    total = PerceptualLoss(random_vgg(width=1 / 16))(output, target)
+    total = total + sum(weights[name] * value for name, value in expected.items())
+    torch.testing.assert_close(loss[0], total.detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("gan_weight", "mouth_weight"), [(1.0, 0.0), (0.0, 0.0), (1.0, 2.0)])
@@ -139,6 +152,7 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(
     """Also with a discriminator that is left out, whose optimiser never makes a step, and with pairs of faces."""
     losses = LOSSES.model_copy(update={"gan_weight": gan_weight})
     config = tiny().model_copy(update={"losses": losses, "mouth_weight": mouth_weight, "first_mouth_step": 1})
+    config = config.model_copy(update={"change_weight": 1.0, "first_change_step": 2})
 
     def start() -> Engine:
         return Engine(build(snapshot, config), config.train)
