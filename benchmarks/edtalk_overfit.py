@@ -107,7 +107,7 @@ CPU = Plan(
         perceptual="random", perceptual_width=1 / 8, perceptual_weight=0.005, gan_weight=0, generator_beta1=0.9
     ),
     # after the start in closed form every step of the decoder takes mouths back to the middle: 3.6, 3.3 and 3.1x after
-    # 0, 100 and 200, and faster with a higher rate
+    # 0, 100 and 200 (by five lenders), and faster with a higher rate
     "bf16", (11_000, 25), (3, 4), (0.006, 0.0004),
 )  # fmt: skip
 GPU = Plan(
@@ -263,11 +263,12 @@ class Judge:
         """As `moves`, of the frames themselves with the other frame's mouth pasted in."""
         frames, _ = clip.lenders()
 
-        def pasted(others: NDArray[np.int64]) -> Tensor:
+        def lent(others: NDArray[np.int64]) -> Tensor:
+            """[K, 3, S, S] the frames with the mouths of these."""
             pairs = [(clip.faces[frame], clip.faces[other]) for frame, other in zip(frames, others, strict=True)]
-            return torch.stack([self.image(swap_mouth(own, lent)) for own, lent in pairs])
+            return torch.stack([self.image(swap_mouth(own, lender)) for own, lender in pairs])
 
-        return self._moves(clip, clip.targets[frames], pasted)
+        return self._moves(clip, clip.targets[frames], lent)
 
     def _moves(self, clip: Clip, own: Tensor, lent: Callable[[NDArray[np.int64]], Tensor]) -> NDArray[np.float64]:
         frames, lenders = clip.lenders()

@@ -229,6 +229,19 @@ def test_a_closed_form_start_sets_heads_and_bank_alone(snapshot: Snapshot, paren
     assert differ == {"lip_fc", "pose_fc", "direction_lipnonlip"}
 
 
+@torch.no_grad()
+def test_a_gain_of_the_start_moves_mouths_so_many_times_as_far(
+    snapshot: Snapshot, parent: dict[str, torch.Tensor]
+) -> None:
+    images, moved = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1, []
+    for gain in (1.0, 2.0):
+        model = build(snapshot, parent, tiny(start_pairs=40, start_gain=gain)).modules["gen"]
+        motion = model.codes(model.encode(images)).mouth @ model.directions()[:, : model.shape.num_mouth].T
+        moved.append(motion[0] - motion[1])
+    assert moved[0].norm() > 0
+    torch.testing.assert_close(moved[1], 2 * moved[0], rtol=1e-2, atol=1e-3 * moved[0].norm().item())
+
+
 def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     learner = build(snapshot, parent, tiny())
     assert learner.val_set is not None
