@@ -42,12 +42,12 @@ class CrossReconstruction(EDTalk):
         latents = self.encode(torch.cat([target.flatten(0, 1), swapped.flatten(0, 1)]))
         own, other = (self.codes(half) for half in latents.chunk(2))
         # the mouth of A is to be seen in the picture of B that has it
-        crossed = Codes(_exchanged(other.mouth), other.pose)
+        crossed = Codes(exchanged(other.mouth), other.pose)
         own_drawn, crossed_drawn = (self.render(encoded, codes, directions) for codes in (own, crossed))
-        lent = self.render(encoded, Codes(_exchanged(own.mouth), own.pose), directions) if has_lent else None
+        lent = self.render(encoded, Codes(exchanged(own.mouth), own.pose), directions) if has_lent else None
         return Crossed(own_drawn, crossed_drawn, own, crossed, lent)
 
 
-def _exchanged(rows: Tensor) -> Tensor:
+def exchanged(rows: Tensor) -> Tensor:
     """[2 P, ...] the two of each pair in each other's place."""
     return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

@@ -35,7 +35,6 @@ Array = NDArray[np.float64]
 NUM_AXES = 2
 # Of the mean variance, added to all: keeps directions out along which next to nothing changes.
 _RIDGE = 1e-4
-_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,7 @@ class Motion:
     bias: Array
 
 
-def start_apart(
-    model: EDTalk, parent: Mapping[str, Tensor], pairs: SwapPairs, num_pairs: int, gain: float = 1.0
-) -> None:
+def start_apart(model: EDTalk, parent: Mapping[str, Tensor], pairs: SwapPairs, num_pairs: int) -> None:
     """Sets the heads and the bank of mouth and pose so that faces move about as with the parent's.
 
     Args:
@@ -76,11 +73,10 @@ def start_apart(
         parent: state dict of models.edtalk.lia.Lia.
         pairs: the training pairs; the first are looked at, epoch by epoch from 0, where they are left.
         num_pairs: several times D.
-        gain: how many times as far as with the parent's mouths move.
     """
     faces, motion = _latents(model, pairs, num_pairs), _motion(parent)
     axes = mouth_axes(faces, NUM_AXES)
-    leads = gain * _leads(faces, axes, motion)
+    leads = _leads(faces, axes, motion)
     by_mouth = leads @ axes.T
     by_pose = motion.weight - by_mouth
     mouth_basis = np.linalg.qr(leads)[0]
@@ -137,19 +133,12 @@ def _bank(mouth_basis: Array, poses: Array, middle: Array, num_mouth: int) -> Ar
 
 def _latents(model: EDTalk, pairs: SwapPairs, num_pairs: int) -> PairLatents:
     """What the heads are given of the first pairs."""
-    found: dict[str, list[Array]] = {"target": [], "swapped": []}
-    clips = []
-    for begin in range(0, num_pairs, _BATCH):
-        items = []
-        for number in range(begin, min(begin + _BATCH, num_pairs)):
-            epoch, index = divmod(number, len(pairs))
-            pairs.set_epoch(epoch)
-            items.append(pairs[index])
-            clips += [target[0] for _, target in pairs.choose(index)]
-        for name, rows in found.items():
-            rows.append(_shared(model, torch.cat([item[name] for item in items])))
-    pairs.set_epoch(0)
-    return PairLatents(np.concatenate(found["target"]), np.concatenate(found["swapped"]), np.array(clips))
+    found, clips = [], []
+    for index, item in pairs.first(num_pairs):
+        found.append(_shared(model, torch.cat([item["target"], item["swapped"]])))
+        clips += [target[0] for _, target in pairs.choose(index)]
+    target, swapped = np.stack(found).reshape(num_pairs, 2, 2, -1).swapaxes(0, 1).reshape(2, 2 * num_pairs, -1)
+    return PairLatents(target, swapped, np.array(clips))
 
 
 @torch.no_grad()

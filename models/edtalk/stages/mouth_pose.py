@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.edtalk.cross_reconstruction import Crossed, CrossReconstruction
 from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.mouth_opening import open_as_seen
 from models.edtalk.mouth_start import start_apart
 from models.edtalk.parent_state import discriminator_of, part_of
 from models.edtalk.pictures import side_by_side
@@ -54,16 +55,14 @@ class Config(SwapStageConfig):
         feature_weight: of the likeness of codes.
         has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
         start_pairs: pairs of faces from which heads and bank start in closed form, several times the latent dimension,
-            see models.edtalk.mouth_start; 0, as published, starts them at random.
-        start_gain: how many times as far as with the parent mouths move at that start. One that was trained on little
-            data with absolute errors, which prefer the middle, opens mouths half as far as they are.
+            see models.edtalk.mouth_start, and mouths open as far as they are, see models.edtalk.mouth_opening;
+            0, as published, starts them at random.
     """
 
     trained: Literal["generator", "navigation", "all", "decoder"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
     has_rgb_residual: bool = False
     start_pairs: NonNegativeInt = 0
-    start_gain: PositiveFloat = 1.0
 
 
 SMOKE = TrainConfig(
@@ -101,7 +100,8 @@ class MouthPoseLearner:
         state = part_of(parent, "gen")
         fit_state(generator, lia_to_edtalk(state), PARENT, NOT_IN_LIA)
         if config.start_pairs:
-            start_apart(generator, state, train_set, config.start_pairs, config.start_gain)
+            start_apart(generator, state, train_set, config.start_pairs)
+            open_as_seen(generator, train_set)
         for name in _FROZEN[config.trained]:
             generator.get_submodule(name).requires_grad_(False)
         discriminator = discriminator_of(parent, config.shape, PARENT)
