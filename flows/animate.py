@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from flows.animate_tracks import CODES_SUFFIX, FIXED, OWN, Drivers, Rules, expression_files, fitted
+from flows.animate_tracks import CODES_SUFFIX, FIXED, OWN, Drivers, Rules, expression_files, fitted, is_from_file
 from flows.outputs import check_outputs, save_array, writable
 from flows.progress import Progress
 from flows.version import code_version
@@ -59,7 +59,8 @@ class AnimateOptions(BaseModel):
         audio: drives the mouth where `mouth` is not given, and is what the result sounds like.
         mouth: video, picture, .npy of codes, 'own' or 'fixed'.
         pose: the same, or 'generated' for head motion that follows the sound.
-        expression: the same, or an expression's name, or names over time ("0:happy, 2:sad*0.5").
+        expression: the same, or an expression's name, or names over time ("0:happy, 2:sad*0.5"); 'generated+' before
+            them lets the sound move the face that these emotions have.
         intensity: of the expression, see models.edtalk.code_sources.intensified.
         checkpoint, mouth_checkpoint, pose_checkpoint, expression_checkpoint: see models.edtalk.trained.find_weights.
         mouth_length, pose_length, expression_length, source_length: when a video is shorter than the result.
@@ -68,7 +69,7 @@ class AnimateOptions(BaseModel):
         has_paste_back: write the whole source with the new face in it, not the square alone.
         is_enhanced: see tasks.enhance.
         seconds: cut the result to this, and its length where nothing else says it.
-        seed: of generated motion.
+        seed, pose_temperature: of generated motion, see models.edtalk.spoken_codes.pose_codes.
         device, precision, batch_size: see models.edtalk.animator.Animator.
         face_backend: that of the training data.
         save_codes: folder for the codes that were used, one .npy file per part.
@@ -100,6 +101,7 @@ class AnimateOptions(BaseModel):
     is_enhanced: bool = False
     seconds: float | None = Field(default=None, ge=1 / FPS, allow_inf_nan=False)
     seed: int = 0
+    pose_temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     batch_size: int = Field(default=8, ge=1)
@@ -193,16 +195,19 @@ def _tracks(
     """Tracks and the number of frames that they give the result."""
     mouth = drivers.mouth(options.mouth, options.mouth_checkpoint, _num_frames(options, []))
     lengths = [_length(mouth), sound.num_frames if sound else 0]
-    pose = drivers.pose(options.pose, options.pose_checkpoint, options.seed, _num_frames(options, lengths))
+    pose = drivers.pose(
+        options.pose, options.pose_checkpoint, options.seed, options.pose_temperature, _num_frames(options, lengths)
+    )
     lengths += [_length(pose), source.num_frames]
     num_frames = _num_frames(options, lengths)
     expression = drivers.expression(options.expression, options.expression_checkpoint, options.intensity, num_frames)
     num_frames = num_frames or _num_frames(options, [_length(expression)])
     if not num_frames:
         raise ConfigError("nothing says how long the result is: give --audio, a video that drives it, or --seconds")
+    # what was made for this length fits: rules are about files
     rules: Rules = {
-        "mouth": options.mouth_length, "pose": options.pose_length, "expression": options.expression_length
-    }  # fmt: skip
+        part: getattr(options, f"{part}_length") if is_from_file(getattr(options, part)) else "hold" for part in PARTS
+    }
     return fitted({"mouth": mouth, "pose": pose, "expression": expression}, num_frames, rules), num_frames
 
 

@@ -40,8 +40,8 @@ def animate(
     expression: Annotated[
         str | None,
         typer.Option(
-            metavar="VIDEO|IMAGE|FILE.npy|NAME|own|fixed|generated",
-            help='Also over time: "0:happy, 2.5:sad*0.5, 4:own". (default: own)',
+            metavar="VIDEO|IMAGE|FILE.npy|NAME|own|fixed|generated[+NAME]",
+            help='Names also over time: "0:happy, 2.5:sad*0.5, 4:own". (default: own)',
         ),
     ] = None,
     intensity: Annotated[float, typer.Option(help="Of the expression: 0 is the portrait's own, 1 as it is.")] = 1.0,
@@ -61,6 +61,9 @@ def animate(
     enhance: Annotated[bool, typer.Option("--enhance", help="Twice the size, by an installed enhancer.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Length of the result, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of generated motion.")] = 0,
+    pose_temperature: Annotated[
+        float, typer.Option(help="Of generated head motion: 1 as in the training clips, 0 none by chance.")
+    ] = 1.0,
     device: DeviceOption = "auto",
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the networks.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
@@ -78,7 +81,8 @@ def animate(
         expression_checkpoint=expression_checkpoint, mouth_length=mouth_length, pose_length=pose_length,
         expression_length=expression_length, source_length=source_length, is_relative=relative, margin=margin,
         takes_largest=largest_face, is_cropped=cropped, has_paste_back=paste_back, is_enhanced=enhance, seconds=seconds,
-        seed=seed, device=device, precision=precision, batch_size=batch_size, face_backend=face_backend,
+        seed=seed, pose_temperature=pose_temperature, device=device, precision=precision, batch_size=batch_size,
+        face_backend=face_backend,
         save_codes=save_codes, is_quiet=as_json,
     )  # fmt: skip
     show(make(given), as_json, show_tree)
@@ -104,7 +108,9 @@ def expression_weights(
 @weights_app.command("import")
 def import_weights(
     system: Annotated[str, typer.Argument(help="Whose they are: edtalk.")],
-    file: Annotated[Path, typer.Argument(help="EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt or LIA's vox.pt.")],
+    file: Annotated[
+        Path, typer.Argument(help="EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt, LIA's vox.pt, or happy.npy and so on.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Take a published checkpoint into use: read without running code in it, checked, kept as safetensors."""

@@ -31,6 +31,8 @@ from tasks.driving_sound import DrivingSound
 from tasks.portrait import Portrait, crops, is_video
 
 OWN, FIXED, GENERATED = "own", "fixed", "generated"
+# Between GENERATED and the emotions that the sound is spoken with.
+PLUS = "+"
 CODES_SUFFIX = ".npy"
 
 Rules = Mapping[str, LengthRule]
@@ -74,7 +76,9 @@ class Drivers:
         self._require("mouth", codes, "the network for sound")
         return smooth(codes) if isinstance(network, Audio2Lip) else codes
 
-    def pose(self, given: str | None, checkpoint: str | None, seed: int, most: int) -> Tensor | None:
+    def pose(
+        self, given: str | None, checkpoint: str | None, seed: int, temperature: float, most: int
+    ) -> Tensor | None:
         """[n, 6] of a file, made up for the sound, or None for the source's own; `most` as of `mouth`."""
         if given in (None, OWN):
             return None
@@ -85,7 +89,7 @@ class Drivers:
         sound = self._sound_for("--pose generated")
         network = trained.pose_model(find_weights(trained.POSE, checkpoint, self._weights)).to(self._animator.device)
         rest = self._own.pose[0]
-        codes = spoken_codes.pose_codes(network, sound.mel, sound.num_frames, rest, seed, start=rest)
+        codes = spoken_codes.pose_codes(network, sound.mel, sound.num_frames, rest, seed, temperature, rest)
         return self._require("pose", codes, "the network for head motion")
 
     def expression(self, given: str | None, checkpoint: str | None, intensity: float, most: int) -> Tensor | None:
@@ -101,14 +105,22 @@ class Drivers:
     def _expression(self, given: str, checkpoint: str | None, most: int) -> Tensor:
         own = self._own.expression
         assert own is not None
-        if given == GENERATED:
-            sound = self._sound_for("--expression generated")
-            network = self._predictor(checkpoint).to(self._animator.device)
-            codes = spoken_codes.expression_codes(network, sound.num_frames, mel=sound.mel)
-            return self._require("expression", codes, "the network for expressions")
+        if _is_generated(given):
+            return self._generated(given, checkpoint)
         if is_file_name(given):
             return self._from_file("expression", Path(given), most)
         return keyframe_codes(parse_keyframes(given), lambda name: self._named(name, checkpoint), own, max(1, most))
+
+    def _generated(self, given: str, checkpoint: str | None) -> Tensor:
+        """[n, 10] of the sound, or of the sound and the names of emotions over time behind the plus sign."""
+        sound, network = self._sound_for(f"--expression {given}"), self._predictor(checkpoint)
+        moods, names = None, given.removeprefix(GENERATED).removeprefix(PLUS)
+        if names:
+            neutral = torch.zeros(1, len(EMOTIONS))
+            frames = parse_keyframes(names)
+            moods = keyframe_codes(frames, lambda name: _mood(name, network), neutral, sound.num_frames)
+        codes = spoken_codes.expression_codes(network.to(self._animator.device), sound.num_frames, moods, sound.mel)
+        return self._require("expression", codes, "the network for expressions")
 
     def _named(self, name: str, checkpoint: str | None) -> Tensor:
         """[1, 10] of a file, of a published expression, or where the model was trained here of its own network.
@@ -117,16 +129,11 @@ class Drivers:
         """
         if name.endswith(CODES_SUFFIX):
             return read_codes(Path(name), self._animator.model.shape.num_expression)[:1]
-        if self._weights.run is None and checkpoint is None:
+        if self._weights.run_id is None and checkpoint is None:
             return predefined_expression(name, self._animator.model.shape.num_expression)
-        emotion, network = emotion_id(name), self._predictor(checkpoint)
-        if emotion < 0 or not network.num_clips[emotion]:
-            known = ", ".join(EMOTIONS[index] for index in network.num_clips.nonzero().flatten().tolist())
-            raise ConfigError(f"no expression {name!r}: the network for expressions was trained on {known or 'none'}")
-        mood = mood_of(torch.tensor(emotion), torch.tensor(1.0))
-        return self._require(
-            "expression", spoken_codes.expression_codes(network, 1, mood), "the network for expressions"
-        )
+        network = self._predictor(checkpoint)
+        codes = spoken_codes.expression_codes(network, 1, _mood(name, network))
+        return self._require("expression", codes, "the network for expressions")
 
     def _predictor(self, checkpoint: str | None) -> ExpressionPredictor:
         try:
@@ -169,16 +176,36 @@ class Drivers:
         return codes
 
 
+def _mood(name: str, network: ExpressionPredictor) -> Tensor:
+    """[1, 8] of an emotion at full intensity, if the network was trained on it."""
+    emotion = emotion_id(name)
+    if emotion < 0 or not network.num_clips[emotion]:
+        known = ", ".join(EMOTIONS[index] for index in network.num_clips.nonzero().flatten().tolist())
+        raise ConfigError(f"no expression {name!r}: the network for expressions was trained on {known or 'none'}")
+    return mood_of(torch.tensor(emotion), torch.tensor(1.0))[None]
+
+
+def _is_generated(given: str) -> bool:
+    return given == GENERATED or given.startswith(GENERATED + PLUS)
+
+
 def expression_files(given: str | None) -> list[Path]:
     """Files that an expression names: itself, or files of codes among the names over time.
 
     Raises:
         ConfigError: see models.edtalk.code_sources.parse_keyframes.
     """
-    if given is None or is_file_name(given):
-        return [] if given is None else [Path(given)]
+    if given is None or _is_generated(given):
+        return []
+    if is_file_name(given):
+        return [Path(given)]
     names = (frame.name for frame in parse_keyframes(given))
     return [Path(name) for name in names if name.endswith(CODES_SUFFIX)]
+
+
+def is_from_file(given: str | None) -> bool:
+    """Whether a part is driven by a file: a video, a picture or codes."""
+    return given is not None and given not in (OWN, FIXED, GENERATED) and is_file_name(given)
 
 
 def is_file_name(given: str) -> bool:

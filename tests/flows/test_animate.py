@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import cache
@@ -22,13 +23,15 @@ from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.code_sources import frame_order, smooth
 from models.edtalk.model import EDTalk
 from models.edtalk.mouth_networks import randomise
-from models.edtalk.spoken_codes import mouth_codes
-from models.edtalk.trained import MOUTH, find_weights, mouth_model
+from models.edtalk.spoken_codes import expression_codes, mouth_codes
+from models.edtalk.trained import EXPRESSION, MOUTH, expression_model, find_weights, mouth_model
+from storage.emotions import EMOTIONS
 from storage.errors import ConfigError, OutOfSpace, PreflightError, TalksetError, WeightsError
 from storage.snapshot import Snapshot
 from tasks.driving_sound import read_driving_sound
 from tasks.encode import VideoWriter, write_audio_file
 from tasks.faces.backend import load_backend
+from tasks.media import read_audio
 from tasks.paste_back import PasteBack
 from tasks.portrait import Framing, find_portrait
 from tests.models.edtalk.trained_runs import SMALL, save_all_stages
@@ -268,6 +271,18 @@ def test_intensity_and_change_over_time(make, monkeypatch: pytest.MonkeyPatch) -
     assert len(frames("--expression", many)) == 20
 
 
+def test_named_expressions_have_their_time_in_a_long_result(make, lab: Path) -> None:
+    """The rule for videos that are too short, which by default leaves out their end, is not for names."""
+    make("face.png", "--audio", "speech.wav", "--expression", "0:own, 1:happy, 1.4:sad*0.5", "--save-codes", "a")
+    make("face.png", "--audio", "speech.wav", "--save-codes", "own")
+    own = np.load("own/expression.npy")[0]
+    happy, sad = (np.load(lab / "edtalk" / f"{name}.npy")[0] for name in ("happy", "sad"))
+    points = np.stack([own, happy, own + 0.5 * (sad - own)])
+    at_s = np.arange(40) / 25
+    expected = np.stack([np.interp(at_s, [0, 1, 1.4], column) for column in points.T], axis=1)
+    np.testing.assert_allclose(np.load("a/expression.npy"), expected, atol=1e-5)
+
+
 def test_codes_from_files_and_pictures_and_relative_driving(make) -> None:
     make("face.png", "--audio", "speech.wav", "--pose", "pose.npy", "--expression", "face.png", "--save-codes", "a")
     pose, given = np.load("a/pose.npy"), np.load(Path(os.environ["TALKSET_WEIGHTS"]) / "pose.npy")
@@ -413,11 +428,55 @@ def test_a_trained_run_drives_all_from_sound(lab: Path, store: Path, tmp_path: P
     assert np.ptp(pose, axis=0).min() > 0
     answer(*common, "--pose", "generated", "--seed", "1", "--expression", "happy", "--save-codes", "b")
     assert not np.array_equal(np.load("b/pose.npy")[1:], pose[1:])
+    assert np.array_equal(np.load("b/expression.npy"), np.load("b/expression.npy")[:1].repeat(40, 0))
+    answer(*common, "--pose", "generated", "--pose-temperature", "0", "--save-codes", "still")
+    assert not np.array_equal(np.load("still/pose.npy")[1:], pose[1:])
+    answer(*common, "--pose", "generated", "--pose-temperature", "0", "--seed", "1", "--save-codes", "seeded")
+    assert np.array_equal(np.load("still/pose.npy"), np.load("seeded/pose.npy")), "without chance no seed counts"
     answer(*common, "--expression", "angry", "--save-codes", "c")
     assert np.abs(np.load("c/expression.npy") - np.load("b/expression.npy")).max() > 0.1
     with av.open(str(out)) as container:
         assert run_of(store, "expression").name in container.metadata["comment"]
     assert "was trained on angry, happy" in refusal(ConfigError, *common, "--expression", "sad")
+
+
+def test_emotions_are_spoken_with_the_sound(lab: Path, store: Path, tmp_path: Path) -> None:
+    """Against the network itself, told the sound and how much of each emotion every frame has."""
+    common = ("animate", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "out.mp4")
+    common += ("--checkpoint", run_of(store, "expression"), "--save-codes", "codes", "--expression")
+    sound = read_driving_sound(lab / "speech.wav")
+    network = expression_model(find_weights(EXPRESSION, str(run_of(store, "audio2expression"))))
+    moods = torch.zeros(40, 8)
+    moods[:, EMOTIONS.index("happy")] = 0.5
+    answer(*common, "generated+happy*0.5")
+    steady = expression_codes(network, 40, moods, sound.mel)
+    np.testing.assert_allclose(np.load("codes/expression.npy"), steady, atol=1e-5)
+    answer(*common, "generated+0:happy, 1:angry*2")
+    at_s = torch.arange(40) / 25
+    moods[:, EMOTIONS.index("happy")] = (1 - at_s).clamp_min(0)
+    moods[:, EMOTIONS.index("angry")] = 2 * at_s.clamp_max(1)
+    changing = expression_codes(network, 40, moods, sound.mel)
+    np.testing.assert_allclose(np.load("codes/expression.npy"), changing, atol=1e-5)
+    assert (changing - steady).abs().max() > 0.1
+    assert "was trained on angry, happy" in refusal(ConfigError, *common, "generated+sad")
+
+
+def test_the_model_file_of_a_run_is_that_run(lab: Path, store: Path, tmp_path: Path) -> None:
+    """Published networks and codes would speak of other directions: they are never taken for what was trained here."""
+    run = run_of(store, "expression")
+    model = next((run / "checkpoints").glob("model-*.safetensors"))
+    common = ("animate", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "out.mp4")
+    for name, checkpoint in (("run", run), ("file", model)):
+        answer(*common, "--checkpoint", checkpoint, "--expression", "happy", "--save-codes", name)
+    for part in ("mouth", "expression"):
+        assert np.array_equal(np.load(f"run/{part}.npy"), np.load(f"file/{part}.npy")), part
+    moved = tmp_path / "mine.safetensors"
+    shutil.copy(model, moved)
+    assert f"was made by run {run.name}" in refusal(WeightsError, *common, "--checkpoint", moved)
+    mouth = run_of(store, "audio2mouth")
+    alone = (*common, "--checkpoint", moved, "--mouth-checkpoint", mouth)
+    answer(*alone)
+    assert f"was made by run {run.name}" in refusal(WeightsError, *alone, "--expression", "happy")
 
 
 def test_a_run_without_a_network_for_expressions_says_so(lab: Path, store: Path, tmp_path: Path) -> None:
@@ -481,7 +540,33 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
     assert "Audio2Lip: " in listing
     assert "not for commercial use" in listing
     assert "dlib68: " in listing
-    assert "put happy.npy into" in refusal(WeightsError, *common, "--expression", "happy")
+    assert "talkset weights import edtalk" in refusal(WeightsError, *common, "--expression", "happy")
+    answer("weights", "import", "edtalk", lab / "edtalk" / "happy.npy")
+    answer(*common, "--expression", "happy", "--save-codes", "codes")
+    np.testing.assert_allclose(np.load("codes/expression.npy")[0], np.load(lab / "edtalk" / "happy.npy")[0], atol=1e-6)
+    assert "expressions of EDTalk: happy" in answer("weights", "list")
+
+
+# ---- real pictures and speech
+
+
+@pytest.mark.parametrize("photo", ["portrait_photo_840x1024.jpg", "portrait_photo_cropped.jpg"])
+def test_a_photo_speaks(lab: Path, media: Path, tmp_path: Path, photo: str) -> None:
+    """The whole speech of a clip: the time law holds, and the picture moves."""
+    speech, out = media / "surprise_512_25fps_3s.mp4", tmp_path / "out.mp4"
+    checkpoints = ("--checkpoint", lab / "full.pt", "--mouth-checkpoint", lab / "Audio2Lip.pt", "--device", "cpu")
+    answer("animate", media / photo, "--audio", speech, "--out", out, *checkpoints)
+    track = read_audio(speech)
+    assert track is not None
+    num_frames = len(track.samples) // 640
+    pictures = decode(out)
+    with av.open(str(out)) as container:
+        sound = container.streams.audio[0]
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        assert sound.duration * sound.time_base == pytest.approx(num_frames / 25)
+    assert len(pictures) == num_frames > 50
+    assert np.corrcoef(samples[: 640 * num_frames], track.samples[: 640 * num_frames])[0, 1] > 0.9
+    assert difference(pictures[1:], pictures[:-1]).max() > 0
 
 
 # ---- one line
@@ -502,7 +587,7 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
         (ConfigError, {"--pose": "edtalk/happy.npy"}, "expected [n, 6]"),
         (ConfigError, {"--expression": "hapy"}, "no expression 'hapy'"),
         (ConfigError, {"--expression": "0:happy,x:sad"}, "write NAME"),
-        (WeightsError, {"--expression": "fear"}, "put fear.npy into"),
+        (WeightsError, {"--expression": "fear"}, "get fear.npy from https://github.com/tanshuai0219/EDTalk"),
         (WeightsError, {"--pose": "generated"}, "nobody has published any"),
         (WeightsError, {"--checkpoint": "Audio2Lip.pt"}, "holds no 'gen'"),
         (WeightsError, {"--checkpoint": "absent.pt"}, "no such file"),
@@ -518,6 +603,8 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
         (ConfigError, {"--device": "cuda:99"}, "device 'cuda:99'"),
         (ConfigError, {"--audio": None}, "nothing says how long"),
         (ConfigError, {"--audio": None, "--pose": "generated"}, "name one with --audio"),
+        (ConfigError, {"--audio": None, "--expression": "generated+sad"}, "--expression generated+sad follows a sound"),
+        (ConfigError, {"--pose-temperature": "-1"}, "--pose-temperature -1"),
         (WeightsError, {"--enhance": ""}, "get gfpgan_1.4.onnx from"),
         (ConfigError, {"--face-backend": "eyes"}, "no face backend"),
     ],
