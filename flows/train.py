@@ -83,6 +83,7 @@ def train_stages(
     data, found, done = find_snapshot(snapshot), discover(system), dict[str, RunRecord]()
     given = dict([find_published(system, found, wishes.published)] if wishes.published else [])
     chosen = chosen_stages(found, system, stages, given)
+    require_used(found, system, chosen, given)
     wishes.require_clear(stages or (), chosen)
     presets = presets_of(system, chosen, preset)
     for name in chosen:
@@ -137,6 +138,21 @@ def chosen_stages(
         if name in wanted:
             wanted |= set(found[name].PARENTS) - set(given)
     return [name for name in found if name in wanted]
+
+
+def require_used(found: Mapping[str, Any], system: str, chosen: Sequence[str], given: Collection[str]) -> None:
+    """Checks that a stage that is going to be trained starts from what was given.
+
+    Raises:
+        ConfigError: none does: all would be trained from nothing.
+    """
+    for name in given:
+        users = [stage for stage in found if name in found[stage].PARENTS]
+        if not set(users) & set(chosen):
+            raise ConfigError(
+                f"{system}: published weights stand in for {name}, from which {', '.join(users)} start, but none of "
+                f"these is trained; name one of them with --stage, or weights of another stage"
+            )
 
 
 def presets_of(system: str, chosen: Sequence[str], name: str) -> dict[str, Any]:

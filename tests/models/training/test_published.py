@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.train import chosen_stages
+from flows.train import chosen_stages, require_used
 from models import stages
 from models.edtalk.lia import Lia
 from models.edtalk.published_files import import_published
@@ -103,3 +103,25 @@ def test_only_what_starts_from_it_is_trained(named: list[str] | None, given: str
 def test_a_stage_is_not_trained_and_given_at_once() -> None:
     with pytest.raises(ConfigError, match="edtalk expression: published weights stand in for it"):
         chosen_stages(EDTALK, "edtalk", ["expression"], {"expression"})
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "is_used"),
+    [
+        (None, "expression", True),
+        (["finetune"], "expression", True),
+        (["audio2pose"], "mouth_pose", True),
+        (["audio2pose"], "reconstruction", True),
+        (["audio2pose"], "expression", False),
+        (["audio2mouth"], "expression", False),
+        (["reconstruction"], "mouth_pose", False),
+    ],
+)
+def test_what_nothing_would_start_from_is_refused(named: list[str] | None, given: str, is_used: bool) -> None:
+    """Else all stages would be trained from nothing, in spite of it."""
+    chosen = chosen_stages(EDTALK, "edtalk", named, {given})
+    if is_used:
+        require_used(EDTALK, "edtalk", chosen, {given})
+    else:
+        with pytest.raises(ConfigError, match=f"stand in for {given}, from which .* none of these is trained"):
+            require_used(EDTALK, "edtalk", chosen, {given})
