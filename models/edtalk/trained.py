@@ -4,6 +4,7 @@ A run is named by its id, the first digits of it, or its folder. The networks th
 own; those that belong to a generator's run are found by what they started from.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,12 +50,14 @@ class Weights:
         name: of the run or file, for people, without a path.
         sha256: of the file.
         run: the run's record and the store it lies in, None for other files.
+        run_id: of the run that made them, also where only its file is at hand; None for those of others.
     """
 
     state: dict[str, Tensor]
     name: str
     sha256: str
     run: tuple[Path, RunRecord] | None = None
+    run_id: str | None = None
 
 
 def find_weights(module: str, which: str | None = None, of: Weights | None = None) -> Weights:
@@ -62,9 +65,9 @@ def find_weights(module: str, which: str | None = None, of: Weights | None = Non
 
     Args:
         module: one of those above.
-        which: a run, a published file, an imported one. None takes what belongs to the run of `of`: a run that started
-            from the same run or published weights, for the mouth of published ones also an imported file. Where `of`
-            is no run's, it takes an imported file.
+        which: a run, its model file, a published file, an imported one. None takes what belongs to the run of `of`: a
+            run that started from the same run or published weights, for the mouth of published ones also an imported
+            file. Where no run has made `of`, it takes an imported file.
         of: weights of the generator that the module is to drive.
 
     Raises:
@@ -72,7 +75,7 @@ def find_weights(module: str, which: str | None = None, of: Weights | None = Non
         ConfigError: no such run, or several fit.
     """
     if which is None:
-        found = _companion(module, of) if of and of.run else _read_file(_imported_file(module), module)
+        found = _companion(module, of) if of and of.run_id else _read_file(_imported_file(module), module)
     elif Path(which).is_file():
         found = _read_file(Path(which), module)
     elif Path(which).suffix in _SUFFIXES:
@@ -143,7 +146,22 @@ def _read_file(path: Path, module: str) -> Weights:
         state = part_of(load_file(path), module) if path.suffix == ".safetensors" else _published(path, module)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None
-    return Weights(state, path.name, sha256_file(path)[0])
+    run_id, run = _maker(path)
+    return Weights(state, path.name, sha256_file(path)[0], run, run_id)
+
+
+def _maker(path: Path) -> tuple[str | None, tuple[Path, RunRecord] | None]:
+    """The id of the run that made a file; its store and record, where it lies in its run's folder."""
+    if path.suffix != ".safetensors":
+        return None, None
+    with safe_open(path, "pt") as file:
+        run_id = json.loads((file.metadata() or {}).get("talkset", "{}")).get("run")
+    folder = path.absolute().parents[1]
+    if run_id is None or folder.name != run_id or not (folder / "run.json").is_file():
+        return run_id, None
+    store = folder.parents[1]
+    record = load_run(store, run_id)
+    return run_id, (store, record) if record else None
 
 
 def _published(path: Path, module: str) -> dict[str, Tensor]:
@@ -164,7 +182,7 @@ def _imported_file(module: str) -> Path:
 def _read_run(store: Path, record: RunRecord, module: str) -> Weights:
     model = record.model()
     tensors = checkpoint.load_tensors(run_folder(store, record.id), model)
-    return Weights(part_of(tensors, module), record.id, model.sha256, (store, record))
+    return Weights(part_of(tensors, module), record.id, model.sha256, (store, record), record.id)
 
 
 def _find_run(which: str) -> tuple[Path, RunRecord]:
@@ -186,7 +204,11 @@ def _companion(module: str, of: Weights) -> Weights:
 
     The published Audio2Lip drives what started from published weights of EDTalk, if no run does.
     """
-    assert of.run is not None
+    if of.run is None:
+        raise WeightsError(
+            f"no weights for {module!r}: {of.name} was made by run {of.run_id}, which is not where the file lies; "
+            "name the run, or the other network's, too"
+        )
     store, record = of.run
     line = _line(store, record)
     for run in reversed(list_runs(store)):
