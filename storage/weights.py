@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from storage.errors import WeightsError
 from storage.keys import sha256_file
 
+_DIGEST_LENGTH = 64
 LIST = Path(__file__).resolve().parents[1] / "models" / "weights.toml"
 
 
@@ -50,8 +51,8 @@ def resolve(name: str) -> Path:
     path = next((place for place in _places(entry) if place.is_file()), None)
     if path is None:
         path = _download(name, entry)
-    if entry.sha256 and sha256_of(path) != entry.sha256:
-        wrong = f"sha256 is {sha256_of(path)}, weights {name!r} must have {entry.sha256}"
+    if not sha256_of(path).startswith(entry.sha256):
+        wrong = f"sha256 is {sha256_of(path)}, that of weights {name!r} must be or begin with {entry.sha256}"
         raise WeightsError(f"{path}: {wrong}; remove it and get it from {entry.page}")
     return path
 
@@ -122,7 +123,7 @@ def _download(name: str, entry: WeightFile) -> Path:
     import pooch
 
     target = cache_folder() / "weights" / entry.file
-    known = f"sha256:{entry.sha256}" if entry.sha256 else None
+    known = f"sha256:{entry.sha256}" if len(entry.sha256) == _DIGEST_LENGTH else None
     try:
         return Path(pooch.retrieve(entry.url, known, fname=target.name, path=target.parent))
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from models.edtalk.face_frames import known_faces
 from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
 from storage.errors import ConfigError, WeightsError
 from storage.snapshot import ClipRef, Snapshot
-from storage.weights import imported_folders
+from storage.weights import imported_folders, listed
 
 SYSTEM = "edtalk"
 
@@ -40,7 +40,6 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
     """
     plain = canonical_emotion(name)
     spellings = dict.fromkeys((name, plain, MEAD_SPELLING.get(plain, plain)))
-    folders = imported_folders(SYSTEM)
     places = [
         folder / f"{spelling}.npy"
         for folder in imported_folders(SYSTEM)
@@ -54,8 +53,9 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
         known = ", ".join(MEAD_SPELLING.get(emotion, emotion) for emotion in EMOTIONS)
         raise ConfigError(f"no expression {name!r}: neither a file, nor one of {known}; at hand are {have}")
     raise WeightsError(
-        f"no codes for expression {name!r}: put {MEAD_SPELLING.get(plain, plain)}.npy into {folders[0]}, or make them"
-        f" with `talkset edtalk expression-weights` (at hand: {have})"
+        f"no codes for expression {name!r}: get {MEAD_SPELLING.get(plain, plain)}.npy from"
+        f" {listed()['edtalk_expressions'].page} and take it into use with `talkset weights import edtalk`, or make"
+        f" your own with `talkset edtalk expression-weights` (at hand: {have})"
     )
 
 

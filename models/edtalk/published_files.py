@@ -2,25 +2,32 @@
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.edtalk.audio2lip import Audio2Lip
 from models.edtalk.checkpoints import fit_state, read_parts
+from models.edtalk.code_sources import read_codes
 from models.edtalk.discriminator import Discriminator
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
+from models.edtalk.shape import Shape
 from models.edtalk.trained import GENERATOR, IMPORTED, MOUTH, SYSTEM, shape_of
 from storage import files
+from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
 from storage.errors import ConfigError, WeightsError
 from storage.keys import canonical_json, sha256_file
 from storage.weights import imported_folders, listed
 
 # In lower case these are entries of models/weights.toml.
 NAMES = ("EDTalk", "EDTalk_lip_pose", "Audio2Lip", "LIA")
+# The entry of the codes, which are a file for each emotion.
+EXPRESSIONS, EXPRESSION_SUFFIX = "edtalk_expressions", ".npy"
 # Module of training, which files of the official trainers hold beside the generator.
 _DISCRIMINATOR = "dis"
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -31,26 +38,57 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
 
     Args:
         system: 'edtalk'.
-        path: EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt or LIA's vox.pt; what it is, its tensors tell.
+        path: EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt or LIA's vox.pt; what it is, its tensors tell. Or codes of an
+            expression, happy.npy say; what they are, the name tells.
 
     Returns:
-        name, licence, source_sha256, num_parameters, and path and sha256 of what was written. `discriminator` where the
-        file holds one beside a generator: 'kept', from which training then starts, or why it was left out.
+        name, licence, source_sha256, and path and sha256 of what was written; num_parameters of a network.
+        `discriminator` where the file holds one beside a generator: 'kept', from which training then starts, or why it
+        was left out. `replaced` where another file had that name: its sha256.
 
     Raises:
-        ConfigError: another system.
+        ConfigError: another system, an unknown expression, or no codes.
         WeightsError: the file is missing or damaged, holds code, or lacks or has a tensor too many.
     """
     if system != SYSTEM:
         raise ConfigError(f"no published weights are known for {system!r}; there are those of {SYSTEM}")
+    return _import_expression(path) if path.suffix == EXPRESSION_SUFFIX else _import_network(path)
+
+
+def _import_network(path: Path) -> dict[str, str | int]:
     parts = read_parts(path, IMPORTED, (_DISCRIMINATOR,))
     module, name, network = _network(parts, str(path))
     about = {"name": name, "licence": listed()[name.lower()].licence, "source_sha256": sha256_file(path)[0]}
     target = imported_folders(SYSTEM)[-1] / f"{name}.safetensors"
     discriminator, told = _discriminator(parts, str(path)) if module == GENERATOR else (None, {})
+    told |= _replaced(target)
     _write(target, _named(module, network) | _named(_DISCRIMINATOR, discriminator), about)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     return about | {"num_parameters": num_parameters, "path": str(target), "sha256": sha256_file(target)[0]} | told
+
+
+def _import_expression(path: Path) -> dict[str, str | int]:
+    emotion = canonical_emotion(path.stem)
+    if emotion not in EMOTIONS:
+        raise ConfigError(f"{path}: named after no emotion; there are {', '.join(EMOTIONS)}")
+    codes = read_codes(path, Shape().num_expression)[:1].numpy()
+    target = imported_folders(SYSTEM)[-1] / f"{MEAD_SPELLING.get(emotion, emotion)}{EXPRESSION_SUFFIX}"
+    told: dict[str, str | int] = {
+        "name": emotion,
+        "licence": listed()[EXPRESSIONS].licence,
+        "source_sha256": sha256_file(path)[0],
+    }
+    told |= _replaced(target)
+    files.make_dir(target.parent)
+    buffer = BytesIO()
+    np.save(buffer, codes)
+    files.replace_durable(target, buffer.getvalue())
+    return told | {"path": str(target), "sha256": sha256_file(target)[0]}
+
+
+def _replaced(target: Path) -> dict[str, str]:
+    """The hash of what is there before it is overwritten."""
+    return {"replaced": sha256_file(target)[0]} if target.is_file() else {}
 
 
 def imported() -> list[dict[str, str]]:

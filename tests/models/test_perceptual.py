@@ -7,6 +7,7 @@ from scipy import ndimage
 from torch import nn
 
 from models.perceptual import PerceptualLoss, VggFeatures, downscale, load_vgg, random_vgg
+from storage import weights
 from storage.errors import WeightsError
 
 # torchvision's vgg19().features up to relu5_1: index -> channels of the convolutions, 'M' poolings between them.
@@ -102,6 +103,9 @@ def test_only_the_output_gets_a_gradient() -> None:
 
 def test_weights_come_from_the_listed_file(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TALKSET_WEIGHTS", str(tmp_path))
+    listing = tmp_path / "weights.toml"
+    listing.write_text(weights.LIST.read_text().replace('sha256 = "dcbb9e9d"', 'sha256 = ""'))
+    monkeypatch.setattr(weights, "LIST", listing)
     vgg = random_vgg(5)
     torch.save(vgg.state_dict() | {"classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg19-dcbb9e9d.pth")
     loaded = load_vgg()

@@ -8,7 +8,7 @@ import pytest
 from storage import weights
 from storage.errors import WeightsError
 
-EDTALK = {"edtalk", "edtalk_lip_pose", "audio2lip", "lia"}
+EDTALK = {"edtalk", "edtalk_lip_pose", "edtalk_expressions", "audio2lip", "lia"}
 NAMES = EDTALK | {
     "wav2lip", "wav2lip_syncnet", "face_landmarker", "dlib68", "2dfan4", "s3fd", "vgg19", "syncnet_v2", "hubert",
     "gfpgan",
@@ -42,7 +42,7 @@ def test_every_entry_says_what_a_user_must_know():
         assert entry.page.startswith("https://")
         assert entry.licence
         assert entry.bytes > 1_000_000 or name in EDTALK | {"gfpgan"}
-        assert len(entry.sha256) in (0, 64)
+        assert len(entry.sha256) in (0, 64) or entry.sha256 in entry.file
         assert entry.url == "" or entry.url.startswith("https://")
     assert entries["dlib68"].is_noncommercial
 
@@ -80,6 +80,19 @@ def test_a_pinned_hash_is_checked(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="64184e22") as error:
         weights.resolve("face_landmarker")
     assert str(path) in str(error.value)
+
+
+def test_the_first_digits_in_a_file_name_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TALKSET_WEIGHTS", str(tmp_path))
+    digits, name = hashlib.sha256(b"weights").hexdigest()[:8], "vgg19-dcbb9e9d.pth"
+    path = _put(tmp_path, name)
+    with pytest.raises(WeightsError, match="must be or begin with dcbb9e9d"):
+        weights.resolve("vgg19")
+    listing = tmp_path / "weights.toml"
+    listing.write_text(weights.LIST.read_text().replace('"dcbb9e9d"', f'"{digits}"'))
+    monkeypatch.setattr(weights, "LIST", listing)
+    assert weights.resolve("vgg19") == path
+    assert weights.fingerprint("vgg19") == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_an_unpinned_file_is_identified_by_the_hash_found(tmp_path, monkeypatch):

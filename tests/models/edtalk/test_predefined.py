@@ -53,7 +53,9 @@ def test_the_named_folder_comes_before_the_cache(folder: Path, tmp_path: Path) -
 
 def test_missing_ones_say_what_to_do(folder: Path) -> None:
     save(folder, "happy", 1)
-    with pytest.raises(WeightsError, match=r"put surprised\.npy into .*edtalk, or make them .*\(at hand: happy\)"):
+    with pytest.raises(
+        WeightsError, match=r"get surprised\.npy from https.*weights import.*or make your own .*\(at hand: happy\)"
+    ):
         expression("surprise")
     with pytest.raises(ConfigError, match=r"no expression 'hapy': .*at hand are happy"):
         expression("hapy")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from models.edtalk.discriminator import Discriminator
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
 from models.edtalk.parent_state import discriminator_of
+from models.edtalk.predefined import expression
 from models.edtalk.published_files import NAMES, import_published, imported
 from models.edtalk.shape import Shape
 from models.edtalk.trained import GENERATOR, MOUTH, find_weights, generator, mouth_model
@@ -131,3 +133,27 @@ def test_other_systems_and_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "y.pt")
     with pytest.raises(WeightsError, match="it holds model"):
         import_published("edtalk", tmp_path / "y.pt")
+
+
+def test_codes_of_expressions_are_imported_by_their_names(tmp_path: Path, cache: Path) -> None:
+    codes = np.arange(10, dtype=np.float32)[None]
+    np.save(tmp_path / "disgusted.npy", codes)
+    answer = import_published("edtalk", tmp_path / "disgusted.npy")
+    assert (answer["name"], answer["path"]) == ("disgust", str(cache / "disgusted.npy"))
+    assert "commercial" in str(answer["licence"])
+    assert "replaced" not in answer
+    assert np.array_equal(expression("disgust"), codes)
+    np.save(tmp_path / "bored.npy", codes)
+    with pytest.raises(ConfigError, match=r"bored\.npy: named after no emotion; there are angry, "):
+        import_published("edtalk", tmp_path / "bored.npy")
+    np.save(tmp_path / "sad.npy", codes[:, :6])
+    with pytest.raises(ConfigError, match=r"expected \[n, 10\]"):
+        import_published("edtalk", tmp_path / "sad.npy")
+    assert [path.name for path in cache.iterdir()] == ["disgusted.npy"]
+
+
+def test_what_is_replaced_is_told(tmp_path: Path) -> None:
+    first = import_published("edtalk", save(tmp_path / "a.pt", gen=EDTalk(SMALL)))
+    second = import_published("edtalk", save(tmp_path / "b.pt", gen=EDTalk(SMALL)))
+    assert "replaced" not in first
+    assert second["replaced"] == first["sha256"] != second["sha256"]
