@@ -68,10 +68,7 @@ class EDTalk(nn.Module):
             return Codes(self.lip_fc(shared), self.pose_fc(shared), expression)
 
     def directions(self) -> Tensor:
-        """[D, 26 or 36] float32 orthonormal: mouth, pose and expression, in this order.
-
-        Signs may differ between linear algebra libraries, so what leaves this process should take them along.
-        """
+        """[D, 26 or 36] float32 orthonormal: mouth, pose and expression, in this order."""
         return orthonormal(self.direction_lipnonlip, *([self.direction_exp] if self.has_expression else []))
 
     def motion(self, codes: Codes, directions: Tensor) -> tuple[Tensor, Tensor | None]:

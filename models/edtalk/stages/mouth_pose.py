@@ -7,10 +7,10 @@ and SwapPairs), and the likeness of codes is a mean over the batch like every ot
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -31,7 +31,7 @@ from models.train_config import TrainConfig
 from models.validation_set import validation_set
 from storage.snapshot import Snapshot
 
-VERSION = 1
+VERSION = 2
 PARENT = "reconstruction"
 PARENTS: tuple[str, ...] = (PARENT,)
 PUBLISHED = "EDTalk_lip_pose"
@@ -63,6 +63,14 @@ class Config(SwapStageConfig):
     feature_weight: NonNegativeFloat = 1.0
     has_rgb_residual: bool = False
     start_pairs: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _codes_start_somewhere(self) -> Self:
+        if self.trained == "decoder" and not self.start_pairs:
+            raise ValueError("trained=decoder leaves codes as they start, which is at random: set start_pairs, too")
+        if 0 < self.start_pairs < self.shape.latent_dim:
+            raise ValueError(f"start_pairs must be 0 or at least latent_dim, {self.shape.latent_dim}")
+        return self
 
 
 SMOKE = TrainConfig(

@@ -9,9 +9,10 @@ faces are also redrawn with the mouth of another one, from themselves. Then noth
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Self
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -30,7 +31,7 @@ from models.train_config import TrainConfig
 from models.validation_set import validation_set
 from storage.snapshot import Snapshot
 
-VERSION = 3
+VERSION = 4
 PARENTS: tuple[str, ...] = ()
 PUBLISHED = "LIA"
 FEATURES: tuple[str, ...] = ("landmarks",)
@@ -52,6 +53,12 @@ class Config(SwapStageConfig):
 
     first_mouth_step: NonNegativeInt = 0
     first_change_step: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _changes_need_mouths(self) -> Self:
+        if self.change_weight and not self.mouth_weight:
+            raise ValueError("change_weight counts for nothing without a mouth_weight: set both")
+        return self
 
     def phase(self, step: int) -> tuple[bool, bool]:
         """Whether a step also learns from other mouths, and from how faces change by them."""
@@ -118,7 +125,8 @@ class ReconstructionLearner:
                     loss = loss + self._config.change_weight * parts["change_l1"]
         trainer.update("gen", loss)
         parts = {name: value.detach() for name, value in parts.items()}
-        return parts | self._losses.train_discriminator(target, output, trainer)
+        # what is pasted together is no example of a real picture
+        return parts | self._losses.train_discriminator(_poses(batch)[1], output, trainer)
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1) and PSNR of the redrawn targets.

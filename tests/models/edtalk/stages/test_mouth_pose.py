@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
@@ -139,7 +140,7 @@ def test_a_parent_of_another_shape_is_one_clear_error(snapshot: Snapshot, parent
 def test_only_what_is_to_be_trained_changes(
     snapshot: Snapshot, parent: dict[str, torch.Tensor], trained: str, frozen: tuple[str, ...]
 ) -> None:
-    learner = build(snapshot, parent, tiny(trained=trained))
+    learner = build(snapshot, parent, tiny(trained=trained, start_pairs=50 if trained == "decoder" else 0))
     found = changed(learner, tiny().train, 3)
     assert not [key for key in found if key.startswith(frozen)] or not frozen
     alive = {
@@ -217,14 +218,14 @@ def test_the_weight_of_codes_does_not_depend_on_the_batch(snapshot: Snapshot, pa
 def test_it_works_in_mixed_precision_and_resumes_exactly(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     half = TrainConfig(max_steps=1, batch_size=2, precision="bf16")
     assert changed(build(snapshot, parent, tiny(train=half)), half, 1)
-    for settings in ({}, {"change_weight": 1.0, "start_pairs": 40}):
+    for settings in ({}, {"change_weight": 1.0, "start_pairs": 50}):
         config = tiny(3, **settings)
         assert resumes_exactly(lambda used=config: build(snapshot, parent, used), config.train, 2)
 
 
 def test_a_closed_form_start_sets_heads_and_bank_alone(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     random, started = (
-        build(snapshot, parent, tiny(start_pairs=count)).modules["gen"].state_dict() for count in (0, 40)
+        build(snapshot, parent, tiny(start_pairs=count)).modules["gen"].state_dict() for count in (0, 50)
     )
     differ = {key.partition(".")[0] for key, value in random.items() if not torch.equal(value, started[key])}
     assert differ == {"lip_fc", "pose_fc", "direction_lipnonlip"}
@@ -235,12 +236,24 @@ def test_a_closed_form_start_opens_mouths_as_far_as_they_are(
     snapshot: Snapshot, parent: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stretch itself has tests of its own: here, that the stage does it to what it trains."""
-    stretched = build(snapshot, parent, tiny(start_pairs=40)).modules["gen"].state_dict()
+    stretched = build(snapshot, parent, tiny(start_pairs=50)).modules["gen"].state_dict()
     monkeypatch.setattr(mouth_pose, "open_as_seen", lambda model, pairs: 1.0)
-    plain = build(snapshot, parent, tiny(start_pairs=40)).modules["gen"].state_dict()
+    plain = build(snapshot, parent, tiny(start_pairs=50)).modules["gen"].state_dict()
     ratio = stretched["lip_fc.2.weight"].norm() / plain["lip_fc.2.weight"].norm()
     assert 1.1 < ratio <= MAX_GAIN + 1e-3
     torch.testing.assert_close(stretched["lip_fc.2.weight"], ratio * plain["lip_fc.2.weight"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trained": "decoder"}, "set start_pairs, too"),
+        ({"start_pairs": 20}, "start_pairs must be 0 or at least latent_dim, 48"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        tiny(**settings)
 
 
 def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:

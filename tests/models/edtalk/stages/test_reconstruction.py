@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
@@ -18,7 +19,7 @@ from models import stages
 from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.edtalk.discriminator import Discriminator
 from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import ImageLossConfig
+from models.edtalk.image_training import ImageLossConfig, ImageLosses
 from models.edtalk.lia import Lia
 from models.edtalk.model import EDTalk
 from models.edtalk.parent_state import part_of
@@ -87,6 +88,27 @@ def test_both_networks_learn_in_a_step_and_in_mixed_precision(snapshot: Snapshot
             trained = [(p, old) for p, old in zip(module.parameters(), before[name], strict=True) if p.requires_grad]
             unchanged = sum(torch.equal(p, old) for p, old in trained)
             assert unchanged <= len(trained) // 20, (precision, name)
+
+
+def test_only_pictures_as_they_are_count_as_real(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = build(snapshot, tiny().model_copy(update={"mouth_weight": 1.0}))
+    batch, shown = default_collate([learner.train_set[0], learner.train_set[1]]), []
+    train = ImageLosses.train_discriminator
+
+    def seen(losses: ImageLosses, real: torch.Tensor, fake: torch.Tensor, trainer: Any) -> Any:
+        shown.append((real, fake))
+        return train(losses, real, fake, trainer)
+
+    monkeypatch.setattr(ImageLosses, "train_discriminator", seen)
+    learner.train_step(batch, Engine(learner, tiny().train))
+    ((real, fake),) = shown
+    assert torch.equal(real, batch["target"].flatten(0, 1))
+    assert len(fake) == 2 * len(real)
+
+
+def test_a_weight_of_changes_alone_is_refused() -> None:
+    with pytest.raises(ValidationError, match="counts for nothing without a mouth_weight"):
+        Config(train=TrainConfig(max_steps=1, batch_size=1), change_weight=1.0)
 
 
 @pytest.mark.parametrize(
