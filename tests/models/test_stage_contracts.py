@@ -1,10 +1,9 @@
-"""What every stage of every system must be, whatever it trains: run over the files that are there.
+"""What every stage of every system must be, whatever it trains: run over the files that are there, made small."""
 
-Networks that draw pictures are made tiny; all else is the 'smoke' preset.
-"""
-
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,16 +11,13 @@ import torch
 from torch import Tensor
 
 from models import stages
-from models.edtalk.shape import Shape
-from models.engine import Engine
 from models.train_config import StageConfig
 from models.training.evaluate import picture, validate
 from storage.snapshot import Snapshot
+from tests.conftest import REPOSITORY
+from tests.models.ranks_of_stages import NUM_STEPS, OPTIONS
+from tests.models.small_stages import CASES, Recorder, learned, make_engine, small_config
 from tests.rich_store import build_rich_store
-
-SYSTEMS = tuple(system for system in ("edtalk", "emogene", "realtalk") if system in stages.systems())
-CASES = [(system, stage) for system in SYSTEMS for stage in stages.discover(system)]
-SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
 
 each_stage = pytest.mark.parametrize(("system", "name"), CASES, ids=[f"{system}-{name}" for system, name in CASES])
 
@@ -37,40 +33,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def small_config(system: str, name: str) -> StageConfig:
-    """'smoke' with two items a step, one batch of validation and tiny pictures."""
-    smoke = stages.preset(system, name, "smoke")
-    train = smoke.train.model_copy(update={"batch_size": 2, "val_batches": 1, "max_steps": 3})
-    pictures = {"shape": SHAPE} if "shape" in type(smoke).model_fields else {}
-    return smoke.model_copy(update={"train": train} | pictures)
-
-
-class Recorder(Engine):
-    """Keeps the loss of the last step, without the discriminator's."""
-
-    objective = 0.0
-
-    def update(self, optimizer: str, loss: Tensor) -> None:
-        if optimizer != "dis":
-            self.objective = float(loss.detach())
-        super().update(optimizer, loss)
-
-
-def make_engine(system: str, name: str, snapshot: Snapshot) -> Recorder:
-    """An engine at its first step; the parents have done one."""
-    stage, config = stages.find(system, name), small_config(system, name)
-    parents = {parent: parent_state(system, parent, snapshot) for parent in stage.PARENTS}
-    torch.manual_seed(config.train.seed)
-    return Recorder(stage.build(config, snapshot, parents), config.train)
-
-
-@cache
-def parent_state(system: str, name: str, snapshot: Snapshot) -> Mapping[str, Tensor]:
-    engine = make_engine(system, name, snapshot)
-    engine.advance(next(engine.batches()))
-    return {key: value.clone() for key, value in engine.exported().items()}
 
 
 def test_there_are_stages_of_every_system() -> None:
@@ -142,6 +104,21 @@ def test_taken_up_from_its_state_it_ends_as_if_it_had_never_stopped(system: str,
     first.advance(next(batches))
     second.advance(next(second.batches()))
     assert_equal(second.state()[0], first.state()[0])
+
+
+def test_two_processes_keep_every_stage_the_same_and_learn_what_one_learns(snapshot: Snapshot) -> None:
+    """gloo. What changes is what one process changes; that both have the same bits is checked over there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.models.ranks_of_stages", str(snapshot.store)], cwd=REPOSITORY,
+        capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = json.loads(done.stdout.splitlines()[-1])
+    for system, name in CASES:
+        case = f"{system}-{name}"
+        alone = learned(make_engine(system, name, snapshot, **OPTIONS.get(case, {})), NUM_STEPS)
+        # a step may be less than the last digit of a few
+        assert len(alone ^ set(together[case])) <= len(alone) // 20, case
 
 
 def objectives(engine: Recorder, gan_weight: float = 0.0, num_steps: int = 48) -> list[float]:

@@ -1,0 +1,67 @@
+"""Every stage of every system, small: tiny pictures, two items a step; all else is the 'smoke' preset."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import stages
+from models.edtalk.shape import Shape
+from models.engine import Engine
+from models.ranks import Ranks
+from models.train_config import StageConfig
+from storage.snapshot import Snapshot
+
+SYSTEMS = tuple(system for system in ("edtalk", "emogene", "realtalk") if system in stages.systems())
+CASES = [(system, stage) for system in SYSTEMS for stage in stages.discover(system)]
+SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
+
+
+class Recorder(Engine):
+    """Keeps the loss of the last step, without the discriminator's."""
+
+    objective = 0.0
+
+    def update(self, optimizer: str, loss: Tensor) -> None:
+        if optimizer != "dis":
+            self.objective = float(loss.detach())
+        super().update(optimizer, loss)
+
+
+def small_config(system: str, name: str, **settings: Any) -> StageConfig:
+    """'smoke' with two items a step, one batch of validation and tiny pictures."""
+    smoke = stages.preset(system, name, "smoke")
+    train = smoke.train.model_copy(update={"batch_size": 2, "val_batches": 1, "max_steps": 3})
+    pictures = {"shape": SHAPE} if "shape" in type(smoke).model_fields else {}
+    return smoke.model_copy(update={"train": train} | pictures | settings)
+
+
+def make_engine(system: str, name: str, snapshot: Snapshot, ranks: Ranks | None = None, **settings: Any) -> Recorder:
+    """An engine at its first step; the parents have done one, each process its own."""
+    stage, config = stages.find(system, name), small_config(system, name, **settings)
+    parents = {parent: parent_state(system, parent, snapshot) for parent in stage.PARENTS}
+    torch.manual_seed(config.train.seed)
+    return Recorder(stage.build(config, snapshot, parents), config.train, ranks)
+
+
+@cache
+def parent_state(system: str, name: str, snapshot: Snapshot) -> Mapping[str, Tensor]:
+    """What a stage leaves after one step."""
+    engine = make_engine(system, name, snapshot)
+    engine.advance(next(engine.batches()))
+    return {key: value.clone() for key, value in engine.exported().items()}
+
+
+def learned(engine: Engine, num_steps: int) -> set[str]:
+    """Names of the tensors of all modules that are not bit-equal after so many steps."""
+    before = {key: value.clone() for key, value in _tensors(engine).items()}
+    for _, batch in zip(range(num_steps), engine.batches(), strict=False):
+        engine.advance(batch)
+    return {key for key, value in _tensors(engine).items() if not torch.equal(value, before[key])}
+
+
+def _tensors(engine: Engine) -> dict[str, Tensor]:
+    modules = engine.learner.modules.items()
+    return {f"{name}.{key}": value for name, module in modules for key, value in module.named_parameters()}
