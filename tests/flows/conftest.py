@@ -1,5 +1,8 @@
-"""Fixtures of the flow tests: the clips, one Prefect server for all of them, one refreshed store to start from."""
+"""Fixtures of the flow tests: the clips and one refreshed store to start from, made once for all processes that test
+side by side, and a Prefect server for each of them.
+"""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,15 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.flows.lab import Lab, write_clips
 
 
 @pytest.fixture(scope="session")
-def clips(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of all processes of this run of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def clips(media: Path, common: Path) -> Path:
     """Folder of the six clips; copy it before changing anything."""
-    root = tmp_path_factory.mktemp("clips")
-    write_clips(root, media)
+    root, whole = common / "clips", common / "clips.whole"
+    with FileLock(common / "clips.lock"):
+        if not whole.exists():
+            write_clips(root, media)
+            whole.touch()
     return root
 
 
@@ -42,12 +56,16 @@ class Base:
 
 
 @pytest.fixture(scope="session")
-def base(clips: Path, api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Base:
+def base(clips: Path, api_url: str, common: Path) -> Base:
     """A store that one undisturbed refresh with two workers has made; copy it before changing anything."""
-    lab = Lab(tmp_path_factory.mktemp("base"), clips, api_url)
-    ended = lab.refresh("--workers", "2")
-    assert ended.code == 0, ended.err
-    return Base(lab, ended.answer, ended.seconds)
+    told = common / "base.json"
+    with FileLock(common / "base.lock"):
+        lab = Lab(common / "base", clips, api_url)
+        if not told.exists():
+            ended = lab.refresh("--workers", "2")
+            assert ended.code == 0, ended.err
+            told.write_text(json.dumps({"answer": ended.answer, "seconds": ended.seconds}))
+    return Base(lab, **json.loads(told.read_text()))
 
 
 @pytest.fixture
