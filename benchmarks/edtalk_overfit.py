@@ -110,6 +110,7 @@ CPU = Plan(
     # after the start in closed form each step of the decoder takes mouths back to the middle, faster with a higher rate
     "bf16", (11_000, 25), (3, 4), (0.006, 0.0004),
 )  # fmt: skip
+# not run yet: no GPU was at hand
 GPU = Plan(
     (), Shape(), ImageLossConfig(perceptual="random"), "bf16", (12_000, 3000), (3, 4), (GENERATOR_LR, GENERATOR_LR)
 )  # fmt: skip

@@ -4,15 +4,33 @@ import os
 import socket
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
+WITHOUT_CLUSTERS = ("tests/flows/test_animate", "tests/flows/test_smoke", "tests/flows/test_train")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Tests run side by side, one process per core: more threads in each would only wait for one another, and sums would
 # depend on their number. Set before anything loads numpy or torch; processes that tests start inherit it.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+
+class ClustersTogether(LoadFileScheduling):
+    """Files go to a process as a whole, and those that start clusters and servers all to the same one: two of these at
+    once take longer than one after the other.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        has_clusters = nodeid.startswith("tests/flows/") and not nodeid.startswith(WITHOUT_CLUSTERS)
+        return "clusters" if has_clusters else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClustersTogether:
+    """For pytest-xdist: who runs what."""
+    return ClustersTogether(config, log)
 
 
 @pytest.fixture(autouse=True)
