@@ -1,6 +1,6 @@
 """Every benchmark, one after the other in processes of their own, as one Markdown table: `python -m benchmarks`.
 
-The real clips are needed (TALKSET_MEDIA). Takes about a quarter of an hour; close other programs, for wall times are
+The real clips are needed (TALKSET_MEDIA). Takes about half an hour; close other programs, for wall times are
 among it.
 """
 
