@@ -228,7 +228,9 @@ def _samples(
     """The sound of the result: what was named, else that of the video whose mouth it has."""
     if sound is not None:
         samples = sound.samples[: num_samples(num_frames)]
-        return np.pad(samples, (0, num_samples(num_frames) - len(samples)))
+        # no second copy of a long sound
+        missing = num_samples(num_frames) - len(samples)
+        return np.pad(samples, (0, missing)) if missing else samples
     mouth = None if options.mouth in (None, OWN, FIXED) else Path(options.mouth)
     if mouth is not None and is_video(mouth):
         return video_sound(mouth, num_frames)
