@@ -67,12 +67,14 @@ def serve(options: ServeOptions, say: Callable[[str], None] = print, ready: thre
         PreflightError: a port is taken, the server did not come up, or the deployments could not be made.
         ConfigError: a host beyond loopback without a password.
     """
-    _check(options)
+    _check_host(options)
     # Flow runs work in other folders than this one.
     os.environ[STORES] = os.environ.get(STORES) or str(default_store("x").parent)
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = str(options.query_s)
     with contextlib.ExitStack() as stack:
+        # who runs it already is told that, not that a port is taken
         stack.enter_context(_only_one(options.home))
+        _check_ports(options)
         os.environ[REPORTS_URL] = stack.enter_context(_reports(options))
         url = stack.enter_context(own_server(options.home, options.port, options.host))
         say(f"Prefect UI   {url.removesuffix('/api')}   (PREFECT_API_URL={url})")
@@ -93,12 +95,15 @@ def serve(options: ServeOptions, say: Callable[[str], None] = print, ready: thre
         _supervise(workers, options.home, pools, say)
 
 
-def _check(options: ServeOptions) -> None:
+def _check_host(options: ServeOptions) -> None:
     if options.host not in (LOOPBACK, "localhost") and not os.environ.get(_AUTH):
         raise ConfigError(
             f"--host {options.host} opens the server to the network: set {_AUTH}=user:password for it, the same in "
             "PREFECT_API_AUTH_STRING for clients, and put a TLS proxy in front"
         )
+
+
+def _check_ports(options: ServeOptions) -> None:
     for port in (options.port, options.port + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
