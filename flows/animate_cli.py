@@ -82,8 +82,7 @@ def animate(
         expression_length=expression_length, source_length=source_length, is_relative=relative, margin=margin,
         takes_largest=largest_face, is_cropped=cropped, has_paste_back=paste_back, is_enhanced=enhance, seconds=seconds,
         seed=seed, pose_temperature=pose_temperature, device=device, precision=precision, batch_size=batch_size,
-        face_backend=face_backend,
-        save_codes=save_codes, is_quiet=as_json,
+        face_backend=face_backend, save_codes=save_codes, is_quiet=as_json,
     )  # fmt: skip
     show(make(given), as_json, show_tree)
 

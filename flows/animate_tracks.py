@@ -205,7 +205,7 @@ def expression_files(given: str | None) -> list[Path]:
 
 def is_from_file(given: str | None) -> bool:
     """Whether a part is driven by a file: a video, a picture or codes."""
-    return given is not None and given not in (OWN, FIXED, GENERATED) and is_file_name(given)
+    return given is not None and given not in (OWN, FIXED) and not _is_generated(given) and is_file_name(given)
 
 
 def is_file_name(given: str) -> bool:

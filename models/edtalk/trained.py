@@ -156,10 +156,10 @@ def _maker(path: Path) -> tuple[str | None, tuple[Path, RunRecord] | None]:
         return None, None
     with safe_open(path, "pt") as file:
         run_id = json.loads((file.metadata() or {}).get("talkset", "{}")).get("run")
-    folder = path.absolute().parents[1]
+    folder = path.absolute().parent.parent
     if run_id is None or folder.name != run_id or not (folder / "run.json").is_file():
         return run_id, None
-    store = folder.parents[1]
+    store = folder.parent.parent
     record = load_run(store, run_id)
     return run_id, (store, record) if record else None
 

@@ -95,6 +95,14 @@ def test_the_first_digits_in_a_file_name_are_checked(tmp_path, monkeypatch):
     assert weights.fingerprint("vgg19") == hashlib.sha256(b"weights").hexdigest()
 
 
+def test_a_file_that_is_not_pinned_is_not_read_to_be_found(tmp_path, monkeypatch):
+    """Some are over a gigabyte."""
+    monkeypatch.setenv("TALKSET_WEIGHTS", str(tmp_path))
+    path = _put(tmp_path, "s3fd-619a316812.pth")
+    monkeypatch.setattr(weights, "sha256_file", lambda path: pytest.fail("it was read"))
+    assert weights.resolve("s3fd") == path
+
+
 def test_an_unpinned_file_is_identified_by_the_hash_found(tmp_path, monkeypatch):
     monkeypatch.setenv("TALKSET_WEIGHTS", str(tmp_path))
     path = _put(tmp_path, "s3fd-619a316812.pth", b"one")
