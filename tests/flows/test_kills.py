@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -140,10 +141,13 @@ def test_signal_ends_the_run_in_order(make_lab: MakeLab, number: signal.Signals,
     ended = run.end()
     assert time.monotonic() - began < 10
     assert ended.code == code
-    lines = ended.err.strip().splitlines()
-    assert "talkset: interrupted; what was finished is kept: run the same command again" in lines
-    # Ctrl-C also reaches the workers of the group, which Dask lets print that they were interrupted.
-    assert len(lines) == 1 or number == signal.SIGINT
+    # The command says one line and nothing else. Dask's workers may print lines of their own while they lose their
+    # scheduler or are interrupted with their group: how many depends on how busy the machine is.
+    ours = [line for line in ended.err.splitlines() if not re.match(r"\d{4}-\d\d-\d\d .* - distributed\b", line)]
+    assert [line for line in ours if line.startswith("talkset")] == [
+        "talkset: interrupted; what was finished is kept: run the same command again"
+    ]
+    assert len(ours) == 1 or any("distributed" in line for line in ended.err.splitlines())
     assert run.orphans() == []
     with writer_lock(lab.store):
         pass

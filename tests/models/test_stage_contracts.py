@@ -135,10 +135,14 @@ def objectives(engine: Recorder, gan_weight: float = 0.0, num_steps: int = 48) -
 
 
 def has_fallen(losses: Sequence[float]) -> bool:
-    """Whether all of the last quarter are below all of the first, and their mean by at least a hundredth."""
+    """Whether a loss of the last quarter is nearly always below one of the first, and their mean by a hundredth.
+
+    Nearly always: in 95 % of all pairs. A single step up says nothing, and which step it is depends on the processor.
+    """
     part = len(losses) // 4
     first, last = losses[:part], losses[-part:]
-    return max(last) < min(first) and (sum(first) - sum(last)) / abs(sum(first)) > 0.01
+    below = sum(late < early for early in first for late in last) / part**2
+    return below > 0.95 and (sum(first) - sum(last)) / abs(sum(first)) > 0.01
 
 
 def assert_finite(figures: Mapping[str, float]) -> None:

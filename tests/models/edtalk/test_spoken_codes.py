@@ -102,7 +102,8 @@ def test_expressions_of_a_mood_of_sound_and_of_both(mel: np.ndarray) -> None:
     mood = torch.rand(8)
     felt = expression_codes(network, NUM_FRAMES, mood)
     assert felt.shape == (NUM_FRAMES, 10)
-    assert torch.equal(felt, felt[:1].expand(NUM_FRAMES, -1))
+    # rows of one product may differ in the last bit: which kernel takes a row depends on the processor
+    torch.testing.assert_close(felt, felt[:1].expand(NUM_FRAMES, -1), atol=1e-6, rtol=1e-5)
     rising = torch.linspace(0, 1, NUM_FRAMES)[:, None] * mood
     changing = expression_codes(network, NUM_FRAMES, rising)
     torch.testing.assert_close(changing[-1], felt[0])
