@@ -28,14 +28,14 @@ from torch.utils.data import Dataset
 
 from benchmarks.fitted import fitted
 from benchmarks.table import Row, conditions, finish
-from models.edtalk.image_training import ImageLossConfig, ImageStageConfig
-from models.edtalk.images import image_of
-from models.edtalk.model import EDTalk
-from models.edtalk.navigation import Codes
-from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import Shape
+from models.edtalk.data.images import image_of
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.navigation import Codes
+from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose, reconstruction
-from models.train_config import TrainConfig
+from models.edtalk.training.image_losses import ImageLossConfig, ImageStageConfig
+from models.edtalk.training.pictures import side_by_side
+from models.training.engine.config import TrainConfig
 
 MIN_RATIO, MIN_AMPLITUDE = 3.0, 0.5
 SHAPE = Shape(size_px=64, width=1 / 16, latent_dim=64)
@@ -105,7 +105,7 @@ class Face:
 
 
 class Drawings(Dataset[dict[str, Tensor]]):
-    """Items of stage 0: the same person twice; see models.edtalk.frame_pairs.FramePairs."""
+    """Items of stage 0: the same person twice; see models.edtalk.data.frame_pairs.FramePairs."""
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -127,7 +127,7 @@ class Drawings(Dataset[dict[str, Tensor]]):
 
 
 class SwappedDrawings(Drawings):
-    """Items of stage 1: two people, each also with the mouth of the other; see models.edtalk.swap_pairs.SwapPairs."""
+    """Items of stage 1: two people, each also with the mouth of the other; see swap_pairs.SwapPairs."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = self._rng(index)

@@ -39,17 +39,17 @@ from benchmarks.closeup import Closeup
 from benchmarks.fitted import fitted
 from benchmarks.pool import Pool
 from benchmarks.table import Row, conditions, finish
-from models.edtalk.image_training import GENERATOR_LR, ImageLossConfig
-from models.edtalk.images import image_of
-from models.edtalk.model import EDTalk
-from models.edtalk.mouth_swap import Face, swap_mouth
-from models.edtalk.navigation import Codes
-from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import Shape
+from models.data.landmark_motion import MOUTH
+from models.edtalk.data.images import image_of
+from models.edtalk.data.mouth_swap import Face, swap_mouth
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.navigation import Codes
+from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose, reconstruction
-from models.engine import Engine
-from models.landmark_motion import MOUTH
-from models.train_config import TrainConfig
+from models.edtalk.training.image_losses import GENERATOR_LR, ImageLossConfig
+from models.edtalk.training.pictures import side_by_side
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 from storage.snapshot import ClipRef, Snapshot
 from tasks.faces.backend import load_backend
 from tasks.geometry import hog_box

@@ -4,8 +4,8 @@ import sys
 import time
 from typing import Any
 
-from models.engine import Engine
-from models.train_config import TrainConfig
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 
 
 def fitted(learner: Any, config: TrainConfig, device: str, name: str) -> Engine:

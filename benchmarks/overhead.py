@@ -3,7 +3,7 @@
     python -m benchmarks.overhead [--steps 1000]
 
 125 shards of ten minutes, each of 150 MEAD takes of four seconds (long argument lists: the hardest case), go through
-flows.compute with two local workers: first inside a flow on a server of flows.server with a fresh database, then
+flows.execution.fan_out with two local workers: first inside a flow on a Prefect server with a fresh database, then
 without Prefect. Tasks, arguments, logs and the progress artifact are those of a refresh; in the workers the two
 functions that would read video return a result at once. A real clip through the real steps (TALKSET_MEDIA) says what a
 step on ten minutes of video takes. Every stage is a process of its own; starting servers and workers is not counted.
@@ -142,9 +142,9 @@ def _overhead_ms(found: Mapping[str, float]) -> float:
 
 
 def _with_prefect(folder: Path, num_steps: int) -> dict[str, float]:
-    """The fan-out inside a flow, as flows.run starts it."""
-    from flows.logs import silence_console
-    from flows.server import free_port, own_server
+    """The fan-out inside a flow, as flows.cli.run_refresh starts it."""
+    from flows.reporting.logs import silence_console
+    from flows.server.prefect_server import free_port, own_server
 
     home = folder / "prefect"
     with own_server(home, free_port()):
@@ -166,7 +166,7 @@ def _with_prefect(folder: Path, num_steps: int) -> dict[str, float]:
 
 def _without_prefect(folder: Path, num_steps: int) -> dict[str, float]:
     """The same on Dask alone."""
-    from flows.server import set_defaults
+    from flows.server.prefect_server import set_defaults
 
     set_defaults()
     return _compute(folder, num_steps)
@@ -249,9 +249,9 @@ class Meter:
 
 
 def _compute(folder: Path, num_steps: int) -> dict[str, float]:
-    """All steps through flows.compute, with Prefect where there is a server; seconds, bytes and counts of it."""
-    from flows import compute
-    from flows.runner import make_runner
+    """All steps through execution.fan_out, with Prefect where there is a server; seconds, bytes and counts of it."""
+    from flows.execution import fan_out
+    from flows.execution.dask_cluster import make_runner
 
     servers = _servers()
     run, work = _plan(folder, num_steps, has_server=bool(servers))
@@ -270,8 +270,8 @@ def _compute(folder: Path, num_steps: int) -> dict[str, float]:
             found.update(_standing(runner.client, processes))
             found.update(held=meter.num_held, rss_first_mib=meter.rss_mib[0], rss_last_mib=meter.rss_mib[-1])
 
-    with patch.object(compute, "make_runner", metered):
-        compute.compute(run, work)
+    with patch.object(fan_out, "make_runner", metered):
+        fan_out.compute(run, work)
     assert run.num_new == num_steps, run.failed
     return found
 
@@ -303,11 +303,11 @@ def _standing(client: Any, processes: Mapping[str, list[psutil.Process]]) -> dic
 
 def _plan(folder: Path, num_steps: int, has_server: bool) -> tuple[Any, list[Any]]:
     """A run over the `mead` block of datasets.yaml with an empty store, and shards enough for `num_steps`."""
-    from flows.artifacts import ProgressArtifact
-    from flows.options import RefreshOptions
-    from flows.stock import new_run
-    from tasks.pending import find_work
+    from flows.pipeline.prepare import new_run
+    from flows.refresh_options import RefreshOptions
+    from flows.reporting.artifacts import ProgressArtifact
     from tasks.plan import make_plan
+    from tasks.shard_work import find_work
 
     options = RefreshOptions(dataset="mead", store=folder / "store", workers=_NUM_WORKERS, has_server=has_server)
     run = new_run(options, ProgressArtifact(options.dataset))

@@ -26,11 +26,11 @@ from storage.hash_cache import HashCache
 from storage.objects import ObjectStore
 from tasks import features
 from tasks.cut import cut_shard
-from tasks.encode import VideoWriter
 from tasks.extract import extract_shard
 from tasks.inventory import header_seconds, take_inventory
-from tasks.media import iter_slots, read_audio
-from tasks.pending import resolve_features
+from tasks.media.encode import VideoWriter
+from tasks.media.video import iter_slots, read_audio
+from tasks.shard_work import resolve_features
 
 REPEATS = 3
 BARS = {"1280x720 h264": 3.3, "1920x1080 h264": 2.4}

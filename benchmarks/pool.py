@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.edtalk.swap_pairs import SwapPairs
+from models.edtalk.data.swap_pairs import SwapPairs
 
 
 class Pool(Dataset[dict[str, Tensor]]):

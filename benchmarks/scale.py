@@ -94,7 +94,7 @@ _NAMES = {
 
 def _build(folder: Path) -> dict[str, float]:
     """Commits a cut and all features of every shard; nothing is synced to disk, for this store is not kept."""
-    from flows.stock import count_sources, new_run, plan_work
+    from flows.pipeline.prepare import count_sources, new_run, plan_work
     from storage.snapshot import bind_store
 
     os.fsync = lambda fd: None  # pyright: ignore[reportAttributeAccessIssue]
@@ -113,9 +113,9 @@ def _build(folder: Path) -> dict[str, float]:
 def _publish(folder: Path) -> dict[str, float]:
     """What the driver of a refresh does when every step is there."""
     import flows.refresh  # noqa: F401  (the driver has Prefect loaded)
-    from flows.fingerprint import remember_fingerprint
-    from flows.stock import count_sources, new_run, plan_work
-    from flows.version import code_version
+    from flows.code_version import code_version
+    from flows.pipeline.fingerprint import remember_fingerprint
+    from flows.pipeline.prepare import count_sources, new_run, plan_work
     from tasks.publish import ShardResults, publish_snapshot
 
     run = new_run(_refresh_options(folder))
@@ -137,9 +137,9 @@ def _publish(folder: Path) -> dict[str, float]:
 
 
 def _unchanged(folder: Path) -> dict[str, float]:
-    """The quick answer of flows.run; no more, so that nothing is computed if somebody edits the code meanwhile."""
-    from flows.fingerprint import unchanged_snapshot
-    from flows.stock import new_run
+    """The quick answer of a refresh and no more: nothing is computed if somebody edits the code meanwhile."""
+    from flows.pipeline.fingerprint import unchanged_snapshot
+    from flows.pipeline.prepare import new_run
     from storage.hash_cache import HashCache
     from tasks.inventory import header_seconds, take_inventory
 
@@ -149,14 +149,14 @@ def _unchanged(folder: Path) -> dict[str, float]:
 
 
 def _status(folder: Path) -> dict[str, float]:
-    from tasks.status import store_status
+    from tasks.store.status import store_status
 
     return _timed(lambda: store_status(folder / "store"))
 
 
 def _explain(folder: Path) -> dict[str, float]:
     from storage.snapshot import Snapshot
-    from tasks.explain import explain
+    from tasks.store.explain import explain
 
     return _timed(lambda: explain(Snapshot.open(folder / "store"), "M000#happy#level_1#001"))
 
@@ -212,7 +212,7 @@ def _make_tree(folder: Path, num_clips: int) -> None:
 
 
 def _refresh_options(folder: Path) -> Any:
-    from flows.stock import RefreshOptions
+    from flows.pipeline.prepare import RefreshOptions
 
     return RefreshOptions(dataset="scale", store=folder / "store", catalog=folder / "datasets.yaml")
 
@@ -254,7 +254,7 @@ def _commit_feature(
 ) -> str:
     from storage.snapshot import FEATURES_TABLE
     from tasks import features
-    from tasks.pending import subject_groups
+    from tasks.shard_work import subject_groups
     from tasks.step_keys import feature_key
 
     extractor = features.discover()[name]

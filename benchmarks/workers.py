@@ -104,9 +104,9 @@ def _busy_s() -> float:
 
 def _submit(client: Any, folder: Path, store: Path, workers: list[str] | None) -> list[Any]:
     """Submits the steps of one shard; futures of (result, CPU seconds, frames), the cut first."""
-    from flows.placement import placement
+    from flows.execution.placement import placement
     from tasks import features
-    from tasks.pending import resolve_features
+    from tasks.shard_work import resolve_features
 
     with placement("cut"):
         cut = client.submit(_cut, folder, store, workers=workers, pure=False)
@@ -140,7 +140,7 @@ def _cut(folder: Path, store: Path) -> tuple[Any, float, int]:
 def _extract(name: str, folder: Path, store: Path, cut: Any, needs: Any) -> tuple[Any, float, int]:
     from storage.objects import ObjectStore
     from tasks.extract import extract_shard
-    from tasks.pending import feature_params
+    from tasks.shard_work import feature_params
 
     began = time.process_time()
     keys = {need: result.key for need, (result, _, _) in needs.items()}

@@ -23,25 +23,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from flows.animate_tracks import CODES_SUFFIX, FIXED, OWN, Drivers, Rules, expression_files, fitted, is_from_file
-from flows.outputs import check_outputs, save_array, writable
-from flows.progress import Progress
-from flows.version import code_version
-from models.edtalk.animator import Animator, Tracks
-from models.edtalk.code_sources import LengthRule, frame_order
-from models.edtalk.navigation import Codes
-from models.edtalk.trained import GENERATOR, Weights, find_weights, generator
-from models.ranks import Ranks
-from models.training.environment import choose_device
+from flows.code_version import code_version
+from flows.output_files import check_outputs, save_array, writable
+from flows.reporting.progress import Progress
+from models.edtalk.inference.animator import Animator, Tracks
+from models.edtalk.inference.tracks import LengthRule, frame_order
+from models.edtalk.networks.navigation import Codes
+from models.edtalk.weights.find import GENERATOR, Weights, find_weights, generator
+from models.training.engine.distributed import Ranks
+from models.training.runs.environment import choose_device
 from storage.errors import ConfigError
 from storage.files import out_of_space
 from storage.timelaw import FPS, SAMPLE_RATE_HZ, num_samples
-from tasks.driving_sound import DrivingSound, read_driving_sound, video_sound
-from tasks.encode import VideoWriter
-from tasks.enhance import Enhancer, load_enhancer
 from tasks.faces.backend import load_backend
 from tasks.geometry import DEFAULT_MARGIN
-from tasks.paste_back import PasteBack
-from tasks.portrait import Box, Framing, Portrait, Shown, crops, find_portrait, frames, is_video
+from tasks.media.encode import VideoWriter
+from tasks.portrait.driving_audio import DrivingSound, read_driving_sound, video_sound
+from tasks.portrait.enhance import Enhancer, load_enhancer
+from tasks.portrait.find import Box, Framing, Portrait, Shown, crops, find_portrait, frames, is_video
+from tasks.portrait.paste_back import PasteBack
 
 Picture = NDArray[np.uint8]
 SUFFIX = ".mp4"
@@ -61,16 +61,16 @@ class AnimateOptions(BaseModel):
         pose: the same, or 'generated' for head motion that follows the sound.
         expression: the same, or an expression's name, or names over time ("0:happy, 2:sad*0.5"); 'generated+' before
             them lets the sound move the face that these emotions have.
-        intensity: of the expression, see models.edtalk.code_sources.intensified.
-        checkpoint, mouth_checkpoint, pose_checkpoint, expression_checkpoint: see models.edtalk.trained.find_weights.
+        intensity: of the expression, see models.edtalk.inference.tracks.intensified.
+        checkpoint, mouth_checkpoint, pose_checkpoint, expression_checkpoint: see find.find_weights.
         mouth_length, pose_length, expression_length, source_length: when a video is shorter than the result.
         is_relative: videos add their change since their first frame to what the source shows.
-        margin, takes_largest, is_cropped: see tasks.portrait.Framing.
+        margin, takes_largest, is_cropped: see tasks.portrait.find.Framing.
         has_paste_back: write the whole source with the new face in it, not the square alone.
-        is_enhanced: see tasks.enhance.
+        is_enhanced: see tasks.portrait.enhance.
         seconds: cut the result to this, and its length where nothing else says it.
-        seed, pose_temperature: of generated motion, see models.edtalk.spoken_codes.pose_codes.
-        device, precision, batch_size: see models.edtalk.animator.Animator.
+        seed, pose_temperature: of generated motion, see models.edtalk.inference.audio_codes.pose_codes.
+        device, precision, batch_size: see models.edtalk.inference.animator.Animator.
         face_backend: that of the training data.
         save_codes: folder for the codes that were used, one .npy file per part.
         is_quiet: no progress on the terminal.

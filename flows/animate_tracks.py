@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.edtalk import spoken_codes, trained
-from models.edtalk.animator import Animator, Tracks
-from models.edtalk.audio2lip import Audio2Lip
-from models.edtalk.audio_expression import ExpressionPredictor, mood_of
-from models.edtalk.code_sources import (
+from models.edtalk.inference import audio_codes
+from models.edtalk.inference.animator import Animator, Tracks
+from models.edtalk.inference.named_expressions import expression as predefined_expression
+from models.edtalk.inference.tracks import (
     DROPPED_FRAMES,
     LengthRule,
     fit_length,
@@ -22,13 +21,15 @@ from models.edtalk.code_sources import (
     relative,
     smooth,
 )
-from models.edtalk.navigation import Codes
-from models.edtalk.predefined import expression as predefined_expression
-from models.edtalk.trained import Weights, find_weights
+from models.edtalk.networks.audio2lip import Audio2Lip
+from models.edtalk.networks.expression_predictor import ExpressionPredictor, mood_of
+from models.edtalk.networks.navigation import Codes
+from models.edtalk.weights import find
+from models.edtalk.weights.find import Weights, find_weights
 from storage.emotions import EMOTIONS, emotion_id
 from storage.errors import ConfigError, PreflightError, WeightsError
-from tasks.driving_sound import DrivingSound
-from tasks.portrait import Portrait, crops, is_video
+from tasks.portrait.driving_audio import DrivingSound
+from tasks.portrait.find import Portrait, crops, is_video
 
 OWN, FIXED, GENERATED = "own", "fixed", "generated"
 # Between GENERATED and the emotions that the sound is spoken with.
@@ -71,8 +72,8 @@ class Drivers:
             return self._from_file("mouth", Path(given), most)
         if self._sound is None:
             return None
-        network = trained.mouth_model(find_weights(trained.MOUTH, checkpoint, self._weights))
-        codes = spoken_codes.mouth_codes(network.to(self._animator.device), self._sound.mel, self._sound.num_frames)
+        network = find.mouth_model(find_weights(find.MOUTH, checkpoint, self._weights))
+        codes = audio_codes.mouth_codes(network.to(self._animator.device), self._sound.mel, self._sound.num_frames)
         self._require("mouth", codes, "the network for sound")
         return smooth(codes) if isinstance(network, Audio2Lip) else codes
 
@@ -87,9 +88,9 @@ class Drivers:
         if given != GENERATED:
             return self._from_file("pose", Path(given), most)
         sound = self._sound_for("--pose generated")
-        network = trained.pose_model(find_weights(trained.POSE, checkpoint, self._weights)).to(self._animator.device)
+        network = find.pose_model(find_weights(find.POSE, checkpoint, self._weights)).to(self._animator.device)
         rest = self._own.pose[0]
-        codes = spoken_codes.pose_codes(network, sound.mel, sound.num_frames, rest, seed, temperature, rest)
+        codes = audio_codes.pose_codes(network, sound.mel, sound.num_frames, rest, seed, temperature, rest)
         return self._require("pose", codes, "the network for head motion")
 
     def expression(self, given: str | None, checkpoint: str | None, intensity: float, most: int) -> Tensor | None:
@@ -119,7 +120,7 @@ class Drivers:
             neutral = torch.zeros(1, len(EMOTIONS))
             frames = parse_keyframes(names)
             moods = keyframe_codes(frames, lambda name: _mood(name, network), neutral, sound.num_frames)
-        codes = spoken_codes.expression_codes(network.to(self._animator.device), sound.num_frames, moods, sound.mel)
+        codes = audio_codes.expression_codes(network.to(self._animator.device), sound.num_frames, moods, sound.mel)
         return self._require("expression", codes, "the network for expressions")
 
     def _named(self, name: str, checkpoint: str | None) -> Tensor:
@@ -132,12 +133,12 @@ class Drivers:
         if self._weights.run_id is None and checkpoint is None:
             return predefined_expression(name, self._animator.model.shape.num_expression)
         network = self._predictor(checkpoint)
-        codes = spoken_codes.expression_codes(network, 1, _mood(name, network))
+        codes = audio_codes.expression_codes(network, 1, _mood(name, network))
         return self._require("expression", codes, "the network for expressions")
 
     def _predictor(self, checkpoint: str | None) -> ExpressionPredictor:
         try:
-            return trained.expression_model(find_weights(trained.EXPRESSION, checkpoint, self._weights))
+            return find.expression_model(find_weights(find.EXPRESSION, checkpoint, self._weights))
         except WeightsError as error:
             more = "name a file of codes, from `talkset edtalk expression-weights`"
             raise WeightsError(f"{error}; or {more}") from None
@@ -193,7 +194,7 @@ def expression_files(given: str | None) -> list[Path]:
     """Files that an expression names: itself, or files of codes among the names over time.
 
     Raises:
-        ConfigError: see models.edtalk.code_sources.parse_keyframes.
+        ConfigError: see models.edtalk.inference.tracks.parse_keyframes.
     """
     if given is None or _is_generated(given):
         return []

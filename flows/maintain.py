@@ -5,10 +5,10 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.logs import run_logger
+from flows.reporting.logs import run_logger
 from storage.errors import TalksetError
 from storage.stores import known_stores
-from tasks.collect import collect
+from tasks.store.gc import collect
 
 
 @flow(name="maintain", persist_result=False, result_serializer="json")

@@ -8,16 +8,16 @@ from typing import Any
 from prefect import State, flow
 from prefect.states import Completed
 
-from flows.artifacts import ProgressArtifact, failure_artifact, publish_artifacts
-from flows.compute import compute
-from flows.fingerprint import remember_fingerprint, unchanged_snapshot
-from flows.handoff import hand_off
-from flows.options import RefreshOptions
-from flows.outcome import failed_sources, outcome
-from flows.pages import report_folder
-from flows.preflight import preflight, preflight_work
-from flows.stock import Run, count_sources, open_run, plan_work
-from flows.version import code_version
+from flows.code_version import code_version
+from flows.execution.fan_out import compute
+from flows.pipeline.fingerprint import remember_fingerprint, unchanged_snapshot
+from flows.pipeline.outcome import failed_sources, outcome
+from flows.pipeline.preflight import preflight, preflight_work
+from flows.pipeline.prepare import Run, count_sources, open_run, plan_work
+from flows.pipeline.start_training import hand_off
+from flows.refresh_options import RefreshOptions
+from flows.reporting.artifacts import ProgressArtifact, failure_artifact, publish_artifacts
+from flows.reporting.pages import report_folder
 from storage.catalog import load_dataset
 from storage.snapshot import Snapshot
 from storage.stores import default_store
@@ -48,7 +48,7 @@ def refresh(
         is_quiet: No progress bars on the terminal.
 
     Returns:
-        Completed, named 'Done', 'Partial' or 'Unchanged', with the answer of flows.outcome.
+        Completed, named 'Done', 'Partial' or 'Unchanged', with the answer of flows.pipeline.outcome.
     """
     folder = (store or default_store(dataset)).absolute()
     options = RefreshOptions(
@@ -60,7 +60,7 @@ def refresh(
 
 
 def run_dag(options: RefreshOptions, train: bool) -> dict[str, Any]:
-    """One refresh, inside a Prefect run or without one; the answer of flows.outcome."""
+    """One refresh, inside a Prefect run or without one; the answer of flows.pipeline.outcome."""
     with _explained(options):
         preflight(load_dataset(options.dataset, options.catalog), options.store, options.wait_s)
         with open_run(options, ProgressArtifact(options.dataset)) as run:

@@ -10,10 +10,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 
-from flows.logs import run_logger
-from flows.pools import GPU_LIMIT
-from flows.train_wishes import Wishes
-from flows.version import code_version
+from flows.code_version import code_version
+from flows.reporting.logs import run_logger
+from flows.server.pools import GPU_LIMIT
+from flows.train_options import Wishes
 from storage.errors import ConfigError
 from storage.runs import RunRecord, run_folder
 from storage.snapshot import Snapshot
@@ -69,15 +69,15 @@ def train_stages(
 
     Args:
         wishes: see Wishes.
-        fit: stands in for models.training.fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
+        fit: stands in for fit.fit_stage; the flow gives its task, so that stages are seen as task runs.
 
     Raises:
         ConfigError: no such system, snapshot, stage, preset or setting, or it is not clear which stage is meant.
         WeightsError: published weights are not imported.
     """
-    from models.stages import discover
-    from models.training.fit import fit_stage
-    from models.training.published import find_published
+    from models.training.runs.fit import fit_stage
+    from models.training.runs.published import find_published
+    from models.training.stages import discover
 
     wishes = wishes or Wishes()
     data, found, done = find_snapshot(snapshot), discover(system), dict[str, RunRecord]()
@@ -104,7 +104,7 @@ def fit(
     continue_from: str | None,
 ) -> RunRecord:  # fmt: skip
     """Fit one stage, or find that it is fitted. Called, not submitted: it must hear signals in the main thread."""
-    from models.training.fit import fit_stage
+    from models.training.runs.fit import fit_stage
 
     record = fit_stage(
         store, snapshot_id, system, stage, config, preset, parents, code_version, device, is_quiet,
@@ -161,7 +161,7 @@ def presets_of(system: str, chosen: Sequence[str], name: str) -> dict[str, Any]:
     Raises:
         ConfigError: no stage has it.
     """
-    from models.stages import find, preset
+    from models.training.stages import find, preset
 
     own = [stage for stage in chosen if name in find(system, stage).PRESETS]
     if not own:
@@ -182,7 +182,7 @@ def _behind(found: Mapping[str, Any], given: Collection[str]) -> set[str]:
 
 
 def _gpu_slot(device: Device) -> AbstractContextManager[Any]:
-    """A slot of the server's limit for deployed runs that may use a GPU; models.training.gpu_lock has the last word."""
+    """A slot of the server's limit for deployed runs that may use a GPU; runs.gpu_lock has the last word."""
     import torch
 
     if deployment.id is None or device == "cpu" or not torch.cuda.is_available():

@@ -167,7 +167,7 @@ class SplitRule(Block):
 
 
 class TrainingRule(Block):
-    """When a snapshot is worth a training run; see flows/gate.py.
+    """When a snapshot is worth a training run; see flows/pipeline/gate.py.
 
     Attributes:
         systems: which systems train on it.

@@ -10,7 +10,7 @@
     |-- SnapshotConflict         somebody else published meanwhile
     |-- ServiceLost              the Dask cluster or the Prefect server went away; what was committed is kept
     |-- WeightsError             a weight file is missing, or its hash is wrong
-    |-- TrainingStopped          training cannot go on; it resumes from its last checkpoint (see models.failures)
+    |-- TrainingStopped          training cannot go on; it resumes from its last checkpoint (see engine.errors)
     `-- Rejected                 a property of the input: deterministic, remembered (reason code and detail)
 
 Everything else raised while a source is worked on is *failed*: ours or the machine's, retried by the next refresh.

@@ -1,7 +1,7 @@
 """Run records: what a training run was made of and what it made; lineage and the gate read nothing else.
 
     <store>/runs/<run id>/run.json         the record, replaced whole at every change
-    <store>/runs/<run id>/checkpoints/     see models.training.checkpoint
+    <store>/runs/<run id>/checkpoints/     see models.training.runs.checkpoint
     <store>/pins/<run id>                  id of the snapshot it trained on, which gc then keeps
 
 A run is one stage fitted on one snapshot. Its id ends in the first digits of its key, the hash of everything that
@@ -146,7 +146,7 @@ class RunRecord(Strict):
         code_version: of this package.
         packages_sha256: of the sorted list of installed distributions.
         seed: of every random choice.
-        state: 'running' also means killed outright; `models.training.fit` tells these apart by the run's lock.
+        state: 'running' also means killed outright; `models.training.runs.fit` tells these apart by the run's lock.
         sessions: first to last.
         checkpoints: those that exist, oldest first.
         metrics: last validation figures.

@@ -27,12 +27,12 @@ from storage.tables import Column, write_table
 from storage.timelaw import FPS, num_samples
 from tasks.faces.backend import FaceBackend, load_backend
 from tasks.faces.track import FaceTracker, TrackParams
-from tasks.frame_buffer import BLOCK_FRAMES, FrameBuffer
 from tasks.geometry import crop_square, face_box, transform_points
-from tasks.media import AudioTrack, MediaInfo, MediaLimits, SlotFrame, cut_audio, iter_slots, probe, read_audio
-from tasks.resample import CropResizer, crop_transform
-from tasks.shots import Window, WindowAssembler
+from tasks.media.frame_buffer import BLOCK_FRAMES, FrameBuffer
+from tasks.media.resample import CropResizer, crop_transform
+from tasks.media.video import AudioTrack, MediaInfo, MediaLimits, SlotFrame, cut_audio, iter_slots, probe, read_audio
 from tasks.step_keys import cut_key
+from tasks.windows import Window, WindowAssembler
 
 FRAMES_FOLDER = "frames"
 CLIPS_FILE = "clips.parquet"

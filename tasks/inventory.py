@@ -14,7 +14,7 @@ from storage.hash_cache import HashCache
 from storage.patterns import compile_pattern
 from storage.records import Source
 from storage.takedowns import NO_TAKEDOWNS, Takedowns
-from tasks.annotations import spans_of
+from tasks.hdtf_annotations import spans_of
 
 VIDEO_EXTENSIONS = frozenset(
     (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".3gp", ".3g2", ".mj2", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
@@ -90,7 +90,7 @@ def require_root(dataset: Dataset) -> Path:
 
 def header_seconds(path: Path) -> float:
     """Length of a video as its header tells, 0.0 when it tells nothing; opens the file, decodes no picture."""
-    from tasks.media import header_seconds as read_header
+    from tasks.media.video import header_seconds as read_header
 
     return read_header(path)
 

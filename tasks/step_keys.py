@@ -17,9 +17,9 @@ from tasks.faces.backend import backend_facts
 
 CUT_VERSION = 1
 _TASKS = Path(__file__).parent
-_CUT_SOURCES = (
-    "cut.py", "shots.py", "frame_buffer.py", "media.py", "resample.py", "geometry.py", "faces/track.py",
-    "faces/cuts.py",
+CUT_CODE_FILES = (
+    "cut.py", "windows.py", "geometry.py", "media/frame_buffer.py", "media/video.py", "media/resample.py",
+    "media/__init__.py", "faces/track.py", "faces/cuts.py",
 )  # fmt: skip
 _CUT_LIBRARIES = ("av", "numpy", "numba", "opencv-python", "soxr")
 
@@ -33,7 +33,7 @@ def cut_key(dataset: Dataset, members: Sequence[Member]) -> tuple[str, dict[str,
         "face": dataset.face.model_dump(),
         # How long reading may take decides what fails, not what is made.
         "limits": dataset.limits.model_dump(exclude={"max_wall_s"}),
-        "code": code_digest(_CUT_SOURCES + facts.sources),
+        "code": code_digest(CUT_CODE_FILES + facts.code_files),
         "libraries": library_versions(_CUT_LIBRARIES + facts.libraries),
         "weights": {name: fingerprint(name) for name in facts.weight_files},
     }
@@ -60,7 +60,7 @@ def feature_key(
         "needs": dict(needs),
         "params": features.key_params(name, params),
         "groups": list(groups) if hasattr(extractor, "prepare") else [],
-        "code": code_digest((f"features/{name}.py", *getattr(extractor, "SOURCES", ()))),
+        "code": code_digest((f"features/{name}.py", *getattr(extractor, "CODE_FILES", ()))),
         "libraries": library_versions(features.libraries(name, params)),
         "weights": {weight: fingerprint(weight) for weight in features.weights(name, params)},
     }
@@ -69,17 +69,40 @@ def feature_key(
 
 @cache
 def code_digest(files: tuple[str, ...]) -> str:
-    """SHA-256 over the syntax trees of files in tasks/: comments and layout do not count, everything else does.
+    """SHA-256 over the code of files in tasks/, whatever they are called and wherever they lie.
 
-    A folder stands for all Python files in it.
+    A changed statement counts. Comments, docstrings, layout, the name of the file, and the module that a name of this
+    project is imported from do not: a file that moves recomputes nothing.
+
+    Args:
+        files: paths below tasks/; a folder stands for all Python files in it.
     """
-    digest = hashlib.sha256()
-    for file in files:
-        path = _TASKS / file
-        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            tree = ast.parse(source.read_bytes())
-            digest.update(f"{source.relative_to(_TASKS).as_posix()}\n{ast.dump(tree)}\n".encode())
-    return digest.hexdigest()
+    paths = [path for file in files for path in (sorted((_TASKS / file).rglob("*.py")) or [_TASKS / file])]
+    return hashlib.sha256("\n".join(sorted(_code_of(path.read_bytes()) for path in paths)).encode()).hexdigest()
+
+
+def _code_of(text: bytes) -> str:
+    """A normal form of the statements of one file."""
+    tree, imported = ast.parse(text), list[str]()
+    for node in ast.walk(tree):
+        body: list[ast.stmt] | None = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del body[0]
+        for statement in [statement for statement in body if _names_own_code(statement)]:
+            if isinstance(statement, ast.ImportFrom):
+                imported += [f"{alias.name} as {alias.asname or alias.name}" for alias in statement.names]
+            body.remove(statement)
+    return "\n".join([*sorted(imported), ast.dump(tree)])
+
+
+def _names_own_code(statement: ast.stmt) -> bool:
+    """Whether all that a statement does is name modules or files of this project."""
+    if isinstance(statement, ast.ImportFrom):
+        return (statement.module or "").partition(".")[0] in ("flows", "tasks", "models", "storage")
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id.endswith("CODE_FILES") for target in targets)
 
 
 def _layout_rule(dataset: Dataset, member: Member) -> dict[str, Any] | None:

@@ -26,8 +26,8 @@ from storage.records import Source
 from storage.tables import read_table, to_numpy
 from storage.timelaw import SAMPLE_RATE_HZ
 from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, SOURCES_FILE, TRACKS_FILE, cut_shard
-from tasks.encode import VideoWriter
 from tasks.faces.backend import FaceBackend
+from tasks.media.encode import VideoWriter
 
 HEAD_CLIPS = ("head_shoulders_450_25fps.mp4", "surprise_512_25fps_3s.mp4")  # two persons, frontal
 WIDTH, HEIGHT = 320, 256

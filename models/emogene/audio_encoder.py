@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.audio_frames import AudioFrames
 from models.emogene.pitch import NUM_ENTRIES, coarse_pitch
-from models.standardiser import Standardiser
+from models.nn.audio_frames import AudioFrames
+from models.nn.standardiser import Standardiser
 
 NUM_CONDITION = 128
 

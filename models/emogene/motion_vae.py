@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.emogene.audio_encoder import NUM_CONDITION, Speech, SpeechCondition
-from models.emogene.coupling_flow import CouplingFlow
-from models.emogene.wavenet import WaveNet
-from models.standardiser import Standardiser
+from models.nn.coupling_flow import CouplingFlow
+from models.nn.standardiser import Standardiser
+from models.nn.wavenet import WaveNet
 
 STRIDE = 4
 NUM_LATENTS = 16

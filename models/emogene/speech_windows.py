@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from models.landmark_motion import NUM_COORDINATES, amplitudes, eye_opening, rest_shape
-from models.motion_clips import MotionClip, MotionClips, window
-from models.standardiser import Moments, Standardiser
+from models.data.landmark_motion import NUM_COORDINATES, amplitudes, eye_opening, rest_shape
+from models.data.motion_clips import MotionClip, MotionClips, window
+from models.nn.standardiser import Moments, Standardiser
 from storage.errors import ConfigError
 
 Target = Literal["lm3d", "exp"]

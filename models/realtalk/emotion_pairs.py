@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from models.landmark_motion import NUM_COORDINATES, rest_shape
-from models.motion_clips import MotionClip, MotionClips, window
+from models.data.landmark_motion import NUM_COORDINATES, rest_shape
+from models.data.motion_clips import MotionClip, MotionClips, window
+from models.nn.standardiser import Moments
 from models.realtalk.alignment import align, at_frames
 from models.realtalk.emotion_residual import Scales
-from models.standardiser import Moments
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.audio_frames import AudioFrames
-from models.landmark_motion import NUM_COORDINATES
-from models.standardiser import Standardiser
+from models.data.landmark_motion import NUM_COORDINATES
+from models.nn.audio_frames import AudioFrames
+from models.nn.standardiser import Standardiser
 from storage.emotions import EMOTIONS
 
 NUM_HIDDEN = 256

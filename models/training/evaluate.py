@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.batches import batch_loader, to_device
-from models.learner import Modules
-from models.random_seeds import derived_seed
-from models.sampler import ElasticSampler
+from models.training.engine.batches import batch_loader, to_device
+from models.training.engine.learner import Modules
+from models.training.engine.sampler import ElasticSampler
+from models.training.engine.seeds import derived_seed
 
 if TYPE_CHECKING:
-    from models.engine import Engine
+    from models.training.engine.engine import Engine
 
 _NUM_PICTURE_ITEMS = 4
 

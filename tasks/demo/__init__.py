@@ -18,7 +18,7 @@ from tasks.demo.motion import Motion, perform
 from tasks.demo.portrait import Portrait, load_portrait
 from tasks.demo.speech import articulation, synthesize
 from tasks.demo.trees import Size, Take, takes
-from tasks.encode import VideoWriter, write_audio_file
+from tasks.media.encode import VideoWriter, write_audio_file
 
 VERSION = 1  # raised whenever the same seed gives other files
 AUDIO_RATE_HZ = 48_000

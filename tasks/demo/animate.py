@@ -9,7 +9,7 @@ from tasks.demo.lids import LidPlane, closed_eyes, lash_rgb
 from tasks.demo.motion import EXPRESSIONS, Motion
 from tasks.demo.mouth import UPPER_LIP_SHARE, Mouth, MouthPlane
 from tasks.demo.portrait import Portrait
-from tasks.encode import rgb_to_yuv420
+from tasks.media.encode import rgb_to_yuv420
 
 Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 

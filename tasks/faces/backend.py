@@ -1,7 +1,7 @@
 """FaceBackend: what a face detector with 68 landmarks offers to the tracker.
 
 A backend is a module in this folder with a function `load() -> FaceBackend` and three constants that say what its
-numbers depend on: SOURCES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in models/weights.toml).
+numbers depend on: CODE_FILES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in models/weights.toml).
 Its file name is its name in datasets.yaml.
 """
 
@@ -59,12 +59,12 @@ class BackendFacts:
     """What a backend's numbers depend on; part of object keys.
 
     Attributes:
-        sources: files in tasks/.
+        code_files: files in tasks/.
         libraries: distributions whose version counts.
         weight_files: names in models/weights.toml.
     """
 
-    sources: tuple[str, ...]
+    code_files: tuple[str, ...]
     libraries: tuple[str, ...]
     weight_files: tuple[str, ...]
 
@@ -76,7 +76,7 @@ def backend_facts(name: str) -> BackendFacts:
         ConfigError: there is no such backend.
     """
     module = _module(name)
-    return BackendFacts(module.SOURCES, module.LIBRARIES, module.WEIGHT_FILES)
+    return BackendFacts(module.CODE_FILES, module.LIBRARIES, module.WEIGHT_FILES)
 
 
 def load_backend(name: str, device: str | None = None) -> FaceBackend:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tasks.faces.backend import Detection
 from tasks.faces.predictor68 import Predictor68
 
-SOURCES = ("faces/dlib.py", "faces/predictor68.py")
+CODE_FILES = ("faces/dlib.py", "faces/predictor68.py")
 LIBRARIES = ("dlib-bin",)
 WEIGHT_FILES = ("dlib68",)
 

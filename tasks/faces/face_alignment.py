@@ -24,7 +24,7 @@ from tasks.geometry import iou
 if TYPE_CHECKING:
     import torch
 
-SOURCES = ("faces/face_alignment.py", "faces/landmark_maps.py")
+CODE_FILES = ("faces/face_alignment.py", "faces/landmark_maps.py")
 LIBRARIES = ("face-alignment", "torch")
 WEIGHT_FILES = ("2dfan4", "s3fd")
 

@@ -19,7 +19,7 @@ from tasks.faces.backend import Detection
 from tasks.faces.landmark_maps import from_mediapipe
 from tasks.geometry import hog_box, iou
 
-SOURCES = ("faces/mediapipe.py", "faces/landmark_maps.py")
+CODE_FILES = ("faces/mediapipe.py", "faces/landmark_maps.py")
 LIBRARIES = ("mediapipe",)
 WEIGHTS = "face_landmarker"
 WEIGHT_FILES = (WEIGHTS,)

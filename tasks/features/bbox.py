@@ -13,7 +13,7 @@ from tasks.geometry import face_box
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy",)
-SOURCES = ("geometry.py",)
+CODE_FILES = ("geometry.py",)
 COLUMNS = (
     Column(
         "bbox",

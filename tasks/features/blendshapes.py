@@ -18,7 +18,7 @@ from tasks.faces import mediapipe
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("mediapipe", "numpy", "opencv-python")
-SOURCES = ("faces/mediapipe.py", "faces/landmark_maps.py", "geometry.py")
+CODE_FILES = ("faces/mediapipe.py", "faces/landmark_maps.py", "geometry.py")
 COLUMNS = (
     Column(
         "landmarks478",

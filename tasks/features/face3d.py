@@ -26,7 +26,7 @@ from tasks.face3d.track import Track, fit_track
 VERSION = 1
 REQUIRES: tuple[str, ...] = ("landmarks",)
 LIBRARIES = ("numpy", "scipy")
-SOURCES = ("face3d",)
+CODE_FILES = ("face3d",)
 COLUMNS = (
     Column("id", "float32", (NUM_ID,), doc="identity, prior N(0, 1); NaN when the subject has no usable frame"),
     Column("exp", "float32", ("N", NUM_EXP), rate_hz=FPS, doc="expression, prior N(0, 1)"),

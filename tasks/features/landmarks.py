@@ -17,7 +17,7 @@ from tasks.geometry import face_box, iou
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy", "opencv-python")
-SOURCES = ("geometry.py", "faces")
+CODE_FILES = ("geometry.py", "faces")
 COLUMNS = (
     Column(
         "landmarks",

@@ -1,7 +1,7 @@
 """mel: the log-mel spectrogram that Wav2Lip and EDTalk are driven by, once per clip.
 
 Source: Prajwal et al., A Lip Sync Expert Is All You Need, 2020 (audio settings); Tan et al., EDTalk, 2024.
-`storage.windows.mel_windows` gives the 16-column window of each video frame. The clip's own samples are transformed, as
+`mel_windows.mel_windows` gives the 16-column window of each video frame. The clip's own samples are transformed, as
 by EDTalk: its first and last two columns are not those of a slice of the whole recording's mel.
 """
 
@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict
 from storage.tables import Column
 from storage.timelaw import SAMPLE_RATE_HZ
 from tasks.clip import Clip
-from tasks.spectrum import magnitudes, mel_filters
+from tasks.dsp.spectrum import magnitudes, mel_filters
 
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy",)
-SOURCES = ("spectrum.py",)
+CODE_FILES = ("dsp/spectrum.py",)
 COLUMNS = (
     Column(
         "mel",

@@ -1,6 +1,6 @@
 """mel50: the 50 Hz log-mel, pitch and loudness that GeneFace-style audio-to-motion models read.
 
-Sources: Ye et al., GeneFace++, 2023 (mel and f0 settings); `tasks.pitch` for the method. Two rows per video frame.
+Sources: Ye et al., GeneFace++, 2023 (mel and f0 settings); `tasks.dsp.pitch` for the method. Two rows per video frame.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.tables import Column
 from storage.timelaw import SAMPLE_RATE_HZ
 from tasks.clip import Clip
-from tasks.pitch import PitchRange, fundamental_hz
-from tasks.spectrum import magnitudes, mel_filters
+from tasks.dsp.pitch import PitchRange, fundamental_hz
+from tasks.dsp.spectrum import magnitudes, mel_filters
 
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy",)
-SOURCES = ("spectrum.py", "pitch.py")
+CODE_FILES = ("dsp/spectrum.py", "dsp/pitch.py")
 COLUMNS = (
     Column(
         "mel50",

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.tables import Column
 from tasks.clip import Clip
+from tasks.faces.head_pose import RIGID, eye_distance_px, head_angles_deg
 from tasks.geometry import face_box
-from tasks.head import RIGID, eye_distance_px, head_angles_deg
 
 VERSION = 1
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy", "opencv-python")
-SOURCES = ("geometry.py", "head.py", "faces/landmark_maps.py")
+CODE_FILES = ("geometry.py", "faces/head_pose.py", "faces/landmark_maps.py")
 
 FLOOR_DB = -120.0
 FULL_SCALE = 0.999

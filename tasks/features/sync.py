@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.tables import Column
 from storage.timelaw import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from tasks.clip import Clip
-from tasks.head import eye_distance_px
+from tasks.faces.head_pose import eye_distance_px
 
 VERSION = 2
 REQUIRES: tuple[str, ...] = ()
 LIBRARIES = ("numpy",)
-SOURCES = ("head.py", "faces/landmark_maps.py")
+CODE_FILES = ("faces/head_pose.py", "faces/landmark_maps.py")
 
 MAX_LAG_FRAMES = 15
 BAND_HZ = (1000.0, 2500.0)

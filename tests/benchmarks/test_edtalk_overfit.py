@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import edtalk_overfit
 from benchmarks.edtalk_overfit import BLOCK, Clip, Excerpt
-from models.landmark_motion import MOUTH
+from models.data.landmark_motion import MOUTH
 from tests.synthetic_store import build_store
 
 NUM_FRAMES = 130

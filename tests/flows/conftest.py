@@ -37,7 +37,7 @@ def clips(media: Path, common: Path) -> Path:
 @pytest.fixture(scope="session")
 def api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Prefect server for every refresh; the environment of the tests does not know it."""
-    from flows.server import prefect_server
+    from flows.server.prefect_server import prefect_server
 
     before = dict(os.environ)
     with prefect_server(tmp_path_factory.mktemp("prefect")) as url:

@@ -90,7 +90,7 @@ def _note_places(file: Path) -> None:
 _install()
 
 if __name__ == "__main__":
-    from flows.cli import main
+    from flows.cli.main import main
 
     try:
         main()

@@ -22,8 +22,8 @@ import yaml
 
 from storage.catalog import load_dataset
 from storage.snapshot import Snapshot
-from tasks.encode import VideoWriter
-from tasks.media import read_audio
+from tasks.media.encode import VideoWriter
+from tasks.media.video import read_audio
 from tests.conftest import REPOSITORY
 
 FRAMES, STEP, SIZE = 30, 45, 256

@@ -17,23 +17,23 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from flows import animate_cli
-from models.edtalk.animator import Animator
-from models.edtalk.audio2lip import Audio2Lip
-from models.edtalk.code_sources import frame_order, smooth
-from models.edtalk.model import EDTalk
-from models.edtalk.mouth_networks import randomise
-from models.edtalk.spoken_codes import expression_codes, mouth_codes
-from models.edtalk.trained import EXPRESSION, MOUTH, expression_model, find_weights, mouth_model
+from flows.cli import animate
+from models.edtalk.inference.animator import Animator
+from models.edtalk.inference.audio_codes import expression_codes, mouth_codes
+from models.edtalk.inference.tracks import frame_order, smooth
+from models.edtalk.networks.audio2lip import Audio2Lip
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.weights.find import EXPRESSION, MOUTH, expression_model, find_weights, mouth_model
+from models.edtalk.weights.mouth_networks import randomise
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError, OutOfSpace, PreflightError, TalksetError, WeightsError
 from storage.snapshot import Snapshot
-from tasks.driving_sound import read_driving_sound
-from tasks.encode import VideoWriter, write_audio_file
 from tasks.faces.backend import load_backend
-from tasks.media import read_audio
-from tasks.paste_back import PasteBack
-from tasks.portrait import Framing, find_portrait
+from tasks.media.encode import VideoWriter, write_audio_file
+from tasks.media.video import read_audio
+from tasks.portrait.driving_audio import read_driving_sound
+from tasks.portrait.find import Framing, find_portrait
+from tasks.portrait.paste_back import PasteBack
 from tests.models.edtalk.trained_runs import SMALL, save_all_stages
 from tests.onnx_networks import write_network
 from tests.scenes import write_scene
@@ -41,9 +41,9 @@ from tests.synthetic_store import build_store
 
 RATE_HZ = 16_000
 app = typer.Typer()
-app.command()(animate_cli.animate)
-app.add_typer(animate_cli.edtalk_app, name="edtalk")
-app.add_typer(animate_cli.weights_app, name="weights")
+app.command()(animate.animate)
+app.add_typer(animate.edtalk_app, name="edtalk")
+app.add_typer(animate.weights_app, name="weights")
 
 
 def run(*arguments: object) -> Result:

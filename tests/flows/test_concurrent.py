@@ -9,8 +9,8 @@ import pytest
 
 from storage.keys import sha256_hex
 from storage.snapshot import Snapshot
-from tasks.collect import collect
-from tasks.verify import verify_snapshot
+from tasks.store.gc import collect
+from tasks.store.verify import verify_snapshot
 from tests.flows.conftest import Base
 from tests.flows.lab import FEATURES, Lab
 

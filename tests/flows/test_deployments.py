@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.server import free_port
+from flows.server.prefect_server import free_port
 from storage.runs import list_runs, run_folder
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY

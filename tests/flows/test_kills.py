@@ -14,7 +14,7 @@ import pytest
 
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
-from tasks.verify import verify_snapshot
+from tasks.store.verify import verify_snapshot
 from tests.flows.conftest import Base
 from tests.flows.lab import Lab, Running
 

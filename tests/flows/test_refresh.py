@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.objects import ObjectStore
-from tasks.verify import verify_snapshot
+from tasks.store.verify import verify_snapshot
 from tests.flows.conftest import Base
 from tests.flows.lab import FEATURES, NUM_STEPS, Lab
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from storage.objects import ObjectStore
-from tasks.verify import verify_snapshot
+from tasks.store.verify import verify_snapshot
 from tests.flows.conftest import Base
 from tests.flows.lab import FEATURES, NUM_STEPS, Cluster, Ended, Lab
 from tests.flows.test_kills import assert_whole, is_computing

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from models import stages
-from models.training import checkpoint
+from models.training import stages
+from models.training.runs import checkpoint
 from storage.runs import RunRecord, list_runs, load_run, run_folder
 from storage.snapshot import Snapshot
 from storage.stores import STORES

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.fingerprint import remember_fingerprint, unchanged_snapshot
-from flows.options import RefreshOptions
-from flows.sources import read_inventory
-from flows.stock import Run, count_sources, new_run, plan_work
+from flows.pipeline.fingerprint import remember_fingerprint, unchanged_snapshot
+from flows.pipeline.prepare import Run, count_sources, new_run, plan_work
+from flows.pipeline.sources import read_inventory
+from flows.refresh_options import RefreshOptions
 from storage.errors import Reason
 from storage.records import Source
 from storage.snapshot import latest
-from tasks.takedown import take_down
-from tests.tasks.test_takedown import FIRST, PATHS, Tree, id_of
+from tasks.store.takedown import take_down
+from tests.tasks.store.test_takedown import FIRST, PATHS, Tree, id_of
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def run(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     The drawn cut passes for one under today's key, so that the shard would be kept for the seven that live.
     """
-    monkeypatch.setattr("flows.stock.reusable_shards", lambda shards, *rest: [shard.shard_id for shard in shards])
+    monkeypatch.setattr(
+        "flows.pipeline.prepare.reusable_shards", lambda shards, *rest: [shard.shard_id for shard in shards]
+    )
     take_down(tree.store, FIRST, "asked")
     tree.put("talks/new.mp4")
     block = {**tree.dataset.model_dump(mode="json", exclude={"name"}), "features": {"landmarks": {}}}

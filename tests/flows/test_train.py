@@ -10,7 +10,7 @@ import pytest
 import models
 from flows import train as module
 from flows.train import train_stages
-from flows.train_wishes import Wishes
+from flows.train_options import Wishes
 from storage.errors import ConfigError
 from storage.runs import RunRecord, list_runs, load_run
 from storage.snapshot import Snapshot

@@ -21,10 +21,10 @@ import sys
 import time
 from pathlib import Path
 
-from models.data import ClipDataset
-from models.failures import Interrupted
-from models.training import checkpoint, fit, loop
-from models.training.environment import packages_sha256
+from models.data.clip_dataset import ClipDataset
+from models.training.engine.errors import Interrupted
+from models.training.runs import checkpoint, fit, loop
+from models.training.runs.environment import packages_sha256
 from storage.errors import LockedError, TalksetError
 from tests.models import toy
 

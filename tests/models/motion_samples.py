@@ -1,4 +1,4 @@
-"""Motion clips made up in memory, whose truth is known, in the place of models.motion_clips.MotionClips."""
+"""Motion clips made up in memory, whose truth is known, in the place of models.data.motion_clips.MotionClips."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from models.motion_clips import ClipLabels, MotionClip, MotionClips
+from models.data.motion_clips import ClipLabels, MotionClip, MotionClips
 from storage.emotions import emotion_id
 
 

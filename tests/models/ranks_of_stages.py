@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from models.ranks import joined_ranks
+from models.training.engine.distributed import joined_ranks
 from storage.snapshot import Snapshot
 from tests.models.small_stages import CASES, learned, make_engine
 

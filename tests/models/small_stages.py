@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import stages
-from models.edtalk.shape import Shape
-from models.engine import Engine
-from models.ranks import Ranks
-from models.train_config import StageConfig
+from models.edtalk.networks.shape import Shape
+from models.training import stages
+from models.training.engine.config import StageConfig
+from models.training.engine.distributed import Ranks
+from models.training.engine.engine import Engine
 from storage.snapshot import Snapshot
 
 SYSTEMS = tuple(system for system in ("edtalk", "emogene", "realtalk") if system in stages.systems())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import stages
-from models.train_config import StageConfig
+from models.training import stages
+from models.training.engine.config import StageConfig
 from models.training.evaluate import picture, validate
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY

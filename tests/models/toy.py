@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import models
-from models import stages
-from models.training.checkpoint import load_state, load_tensors
-from models.training.fit import fit_stage
-from models.training.metrics_log import read_metrics
+from models.training import stages
+from models.training.runs.checkpoint import load_state, load_tensors
+from models.training.runs.fit import fit_stage
+from models.training.runs.metrics_log import read_metrics
 from storage.runs import RunRecord, run_folder
 
 SYSTEMS = str(Path(__file__).with_name("systems"))
@@ -66,6 +66,6 @@ def assert_same_ending(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> No
 
 
 def _checkpoints(store: Path, run: str) -> Any:
-    from models.training.checkpoint import list_checkpoints
+    from models.training.runs.checkpoint import list_checkpoints
 
     return list_checkpoints(run_folder(store, run))

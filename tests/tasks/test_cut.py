@@ -19,8 +19,8 @@ from storage.objects import ObjectStore
 from storage.records import Span
 from tasks.cut import cut_shard
 from tasks.faces.backend import FaceBackend, load_backend
-from tasks.frame_buffer import FrameBuffer
 from tasks.geometry import face_box, iou
+from tasks.media.frame_buffer import FrameBuffer
 from tests.media_samples import Sound, write_sound, write_video
 from tests.scenes import (
     HEAD_CLIPS,

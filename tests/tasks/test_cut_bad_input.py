@@ -12,9 +12,9 @@ from storage.keys import sha256_file
 from storage.objects import ObjectStore
 from storage.records import Source, StepResult
 from tasks import cut as cut_module
-from tasks import frame_buffer
 from tasks.cut import cut_shard
 from tasks.faces.backend import Detection, FaceBackend, load_backend
+from tasks.media import frame_buffer
 from tasks.step_keys import cut_key
 from tests.media_samples import Sound, png_bomb, rotten, tone, truncated, write_sound, write_video
 from tests.scenes import (

@@ -15,7 +15,7 @@ from tasks.cut import CLIPS_FILE, cut_shard
 from tasks.demo import make_demo
 from tasks.extract import extract_shard
 from tasks.inventory import take_inventory
-from tasks.pending import feature_params
+from tasks.shard_work import feature_params
 
 CATALOG = Path(__file__).resolve().parents[2] / "datasets.yaml"
 

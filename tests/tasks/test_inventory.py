@@ -234,9 +234,9 @@ def test_official_hdtf_lists_give_spans_and_boxes_in_picture_heights(root):
 
 @pytest.mark.parametrize("line", ["Radio11.mp4 00:30\n", "Radio11.mp4 a-b\n"])
 def test_a_broken_line_of_the_lists_is_named(root, line):
-    from tasks import annotations
+    from tasks import hdtf_annotations
 
-    annotations._lists.cache_clear()
+    hdtf_annotations._lists.cache_clear()
     put(root, "RD/Radio11.mp4")
     annotate(root, line, "", "")
     with pytest.raises(ConfigError, match="Radio11"):

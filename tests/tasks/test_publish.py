@@ -20,7 +20,7 @@ from tasks import publish
 from tasks.inventory import Inventory
 from tasks.plan import Plan, make_plan
 from tasks.publish import ShardResults, publish_snapshot, split_of
-from tasks.verify import verify_snapshot
+from tasks.store.verify import verify_snapshot
 from tests.storage import processes
 from tests.synthetic_store import (
     Take,

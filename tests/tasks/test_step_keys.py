@@ -10,7 +10,7 @@ import pytest
 from storage.catalog import AudioRule, ClipRule, CropRule, Dataset, FaceRule, LimitRule, SplitRule, Threshold
 from storage.records import Member
 from tasks import features, step_keys
-from tasks.pending import subject_groups
+from tasks.shard_work import subject_groups
 from tasks.step_keys import code_digest, cut_key, feature_key
 from tests.synthetic_store import synthetic_dataset
 
@@ -186,26 +186,51 @@ def digest(files: tuple[str, ...] = ("one.py", "pack")) -> str:
         code_digest.cache_clear()
 
 
+CODE = '''"""Doc."""
+from tasks.geometry import a, b
+from tasks.clip import c
+import numpy
+
+CODE_FILES = ("geometry.py",)
+
+
+def f(x):
+    """Adds."""
+    return x + 1  # why
+'''
+
+
 @pytest.mark.parametrize(
-    ("text", "is_same"),
+    ("old", "new", "is_same"),
     [
-        ('"""Doc."""\ndef f( x ):\n\n    # another comment\n    return (x\n            + 1)\n', True),
-        ('"""Doc."""\n\n\ndef f(x):\n    return x + 2\n', False),
-        ('"""Doc."""\n\n\ndef f(y):\n    return y + 1\n', False),
+        ("    return x + 1  # why", "    # another comment\n    return (x\n            + 1)", True),
+        ("Adds.", "Adds one.", True),
+        ('    """Adds."""\n', "", True),
+        ("tasks.geometry import a, b\nfrom tasks.clip import c", "tasks.clip import c\nfrom tasks.x import b, a", True),
+        ('("geometry.py",)', '("media/geometry.py", "clip.py")', True),
+        ("x + 1", "x + 2", False),
+        ("f(x):", "f(x, y=0):", False),
+        ("import c", "import d", False),
+        ("import c", "import c as d", False),
+        ("import numpy", "import torch", False),
+        ('"""Adds."""', '"""Adds."""\n    x = "text"', False),
     ],
 )
-def test_comments_and_layout_are_no_code(tasks: Path, text: str, is_same: bool) -> None:
+def test_a_changed_statement_counts_and_nothing_else(tasks: Path, old: str, new: str, is_same: bool) -> None:
+    (tasks / "one.py").write_text(CODE)
     before = digest()
-    (tasks / "one.py").write_text(text)
+    assert old in CODE
+    (tasks / "one.py").write_text(CODE.replace(old, new))
     assert (digest() == before) is is_same
 
 
-def test_a_file_in_a_folder_counts_with_its_name(tasks: Path) -> None:
+def test_a_file_that_moves_recomputes_nothing_an_added_one_does(tasks: Path) -> None:
     before = digest()
-    (tasks / "pack" / "three.py").write_text("A = 1\n")
-    added = digest()
     shutil.move(tasks / "pack" / "two.py", tasks / "pack" / "four.py")
-    assert len({before, added, digest()}) == 3
+    shutil.move(tasks / "one.py", tasks / "pack" / "one.py")
+    assert digest(("pack",)) == before
+    (tasks / "pack" / "three.py").write_text("A = 1\n")
+    assert digest(("pack",)) != before
 
 
 def test_the_place_of_the_package_does_not_count(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,14 +246,14 @@ def test_every_file_the_cut_imports_from_tasks_is_in_its_key() -> None:
 
     root = Path(step_keys.__file__).parent
     for backend in ("dlib", "face_alignment", "mediapipe"):
-        named = {*step_keys._CUT_SOURCES, *backend_facts(backend).sources}
+        named = {*step_keys.CUT_CODE_FILES, *backend_facts(backend).code_files}
         assert _imported(root, set(named)) - _covered(root, named) - _NO_NUMBERS == set()
 
 
 def test_every_file_an_extractor_imports_from_tasks_is_in_its_key() -> None:
     root = Path(step_keys.__file__).parent
     for name, extractor in features.discover().items():
-        named = {f"features/{name}.py", *getattr(extractor, "SOURCES", ())}
+        named = {f"features/{name}.py", *getattr(extractor, "CODE_FILES", ())}
         assert _imported(root, set(named)) - _covered(root, named) - _NO_NUMBERS == set(), name
 
 

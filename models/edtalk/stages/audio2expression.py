@@ -14,16 +14,22 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
-from models.collate import PadCollate
-from models.edtalk.audio_expression import ExpressionPredictor, Expressions, intensity_of, mood_of, mood_table
-from models.edtalk.code_curves import code_curves
-from models.edtalk.code_windows import Windows, code_scale, spoken_windows
-from models.edtalk.parent_state import edtalk_of
-from models.edtalk.shape import SMALL, Shape
-from models.edtalk.speech_encoder import SpeechSize
-from models.landmark_motion import masked_squares
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.train_config import StageConfig, TrainConfig
+from models.data.collate import PadCollate
+from models.data.landmark_motion import masked_squares
+from models.edtalk.data.code_windows import Windows, code_scale, spoken_windows
+from models.edtalk.networks.expression_predictor import (
+    ExpressionPredictor,
+    Expressions,
+    intensity_of,
+    mood_of,
+    mood_table,
+)
+from models.edtalk.networks.shape import SMALL, Shape
+from models.edtalk.networks.speech_encoder import SpeechSize
+from models.edtalk.training.code_plot import code_curves
+from models.edtalk.weights.parent_state import edtalk_of
+from models.training.engine.config import StageConfig, TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 
@@ -85,7 +91,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class Audio2ExpressionLearner:
-    """Trains one module, 'expression' (an ExpressionPredictor); see models.learner.Learner for the attributes."""
+    """Trains one module, 'expression' (an ExpressionPredictor); see learner.Learner for the attributes."""
 
     def __init__(self, config: Config, network: ExpressionPredictor, windows: Windows) -> None:
         self._change_weight = config.change_weight

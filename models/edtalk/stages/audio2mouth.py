@@ -17,26 +17,26 @@ from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
-from models.collate import PadCollate
-from models.edtalk import wav2lip_weights
-from models.edtalk.code_curves import code_curves
-from models.edtalk.code_windows import Windows, code_scale, spoken_windows
-from models.edtalk.image_training import SMALL_LOSSES, ImageLossConfig, ImageLosses, discriminator_adam
-from models.edtalk.model import EDTalk
-from models.edtalk.mouth_networks import MouthNetwork, new_compatible
-from models.edtalk.parent_state import discriminator_of, edtalk_of
-from models.edtalk.pictures import side_by_side
-from models.edtalk.rendered_mouths import MouthLosses, render_mouths
-from models.edtalk.shape import SMALL, Shape
-from models.edtalk.speech_encoder import SpeechSize
-from models.edtalk.sync_loss import load_sync_loss
-from models.edtalk.syncnet import NUM_FRAMES
-from models.edtalk.talking_frames import TalkingFrames
-from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
-from models.landmark_motion import masked_squares
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.losses import psnr_db
-from models.train_config import StageConfig, TrainConfig
+from models.data.collate import PadCollate
+from models.data.landmark_motion import masked_squares
+from models.edtalk.data.code_windows import Windows, code_scale, spoken_windows
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.shape import SMALL, Shape
+from models.edtalk.networks.speech_encoder import SpeechSize
+from models.edtalk.networks.syncnet import NUM_FRAMES
+from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
+from models.edtalk.training.code_plot import code_curves
+from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLossConfig, ImageLosses, discriminator_adam
+from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.rendered_mouths import MouthLosses, render_mouths
+from models.edtalk.training.sync_loss import load_sync_loss
+from models.edtalk.training.talking_frames import TalkingFrames
+from models.edtalk.weights import wav2lip
+from models.edtalk.weights.mouth_networks import MouthNetwork, new_compatible
+from models.edtalk.weights.parent_state import discriminator_of, edtalk_of
+from models.nn.losses import psnr_db
+from models.training.engine.config import StageConfig, TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 2
@@ -82,13 +82,13 @@ class Config(StageConfig):
     def weights(self) -> tuple[str, ...]:
         """See StageConfig; with syncnet 'auto' that depends on what is at hand."""
         has_encoder = self.network == "compatible" and self.encoder == "wav2lip"
-        wanted = {wav2lip_weights.AUDIO_ENCODER: has_encoder, wav2lip_weights.SYNCNET: self.has_sync_loss}
+        wanted = {wav2lip.AUDIO_ENCODER: has_encoder, wav2lip.SYNCNET: self.has_sync_loss}
         return (*(self.images.weights() if self.images else ()), *(name for name, is_used in wanted.items() if is_used))
 
     @property
     def has_sync_loss(self) -> bool:
         """Whether a SyncNet judges: it looks at rendered frames, and is wanted, or at hand with 'auto'."""
-        is_at_hand = self.syncnet == "auto" and wav2lip_weights.is_at_hand(wav2lip_weights.SYNCNET)
+        is_at_hand = self.syncnet == "auto" and wav2lip.is_at_hand(wav2lip.SYNCNET)
         return self.images is not None and self.sync_weight > 0 and (self.syncnet == "wav2lip" or is_at_hand)
 
 
@@ -139,7 +139,7 @@ def _network(config: Config, windows: Windows) -> MouthNetwork:
 
 
 class Audio2MouthLearner:
-    """Trains 'audio2lip'; 'gen' draws and is frozen, 'dis' judges what it draws; see models.learner.Learner."""
+    """Trains 'audio2lip'; 'gen' draws and is frozen, 'dis' judges what it draws; see learner.Learner."""
 
     def __init__(
         self, config: Config, network: MouthNetwork, generator: EDTalk, windows: Windows, snapshot: Snapshot,
@@ -170,7 +170,7 @@ class Audio2MouthLearner:
         self.val_set = TalkingFrames(windows.val, snapshot, size_px) if windows.val else None
         sync = load_sync_loss() if config.has_sync_loss else None
         if sync is None and config.syncnet == "auto" and config.sync_weight:
-            _log.warning("no SyncNet is at hand (weights %r): trained without sync loss", wav2lip_weights.SYNCNET)
+            _log.warning("no SyncNet is at hand (weights %r): trained without sync loss", wav2lip.SYNCNET)
         self._image_losses = ImageLosses(losses, discriminator)
         self._mouth_losses = MouthLosses(self._image_losses, sync, config.face_weight, config.sync_weight)
 

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.utils.data import Dataset
 
-from models.collate import PadCollate
-from models.edtalk.code_curves import code_curves
-from models.edtalk.code_windows import Windows, spoken_windows
-from models.edtalk.parent_state import edtalk_of
-from models.edtalk.pose_flow import PoseFlow, PoseFlowSize, pose_noise, pose_statistics
-from models.edtalk.shape import SMALL, Shape
-from models.edtalk.speech_encoder import SpeechSize
-from models.landmark_motion import decayed_rate, masked_mean
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.train_config import StageConfig, TrainConfig
+from models.data.collate import PadCollate
+from models.data.landmark_motion import decayed_rate, masked_mean
+from models.edtalk.data.code_windows import Windows, spoken_windows
+from models.edtalk.networks.pose_flow import PoseFlow, PoseFlowSize, pose_noise, pose_statistics
+from models.edtalk.networks.shape import SMALL, Shape
+from models.edtalk.networks.speech_encoder import SpeechSize
+from models.edtalk.training.code_plot import code_curves
+from models.edtalk.weights.parent_state import edtalk_of
+from models.training.engine.config import StageConfig, TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 2
@@ -81,7 +81,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class Audio2PoseLearner:
-    """Trains one module, 'pose_flow' (a PoseFlow); see models.learner.Learner for the attributes."""
+    """Trains one module, 'pose_flow' (a PoseFlow); see models.training.engine.learner.Learner for the attributes."""
 
     def __init__(self, config: Config, windows: Windows) -> None:
         self._config = config

@@ -17,25 +17,25 @@ from torch.nn import functional
 from torch.optim import Adam
 from torch.utils.data import default_collate
 
-from models.edtalk.checkpoints import NOT_IN_MOUTH_POSE, fit_state
-from models.edtalk.expression import ExpressionBlock
-from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import (
+from models.data.validation import validation_set
+from models.edtalk.data.frame_pairs import FramePairs
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.expression_block import ExpressionBlock
+from models.edtalk.networks.navigation import Codes
+from models.edtalk.networks.shape import SMALL
+from models.edtalk.training.image_losses import (
     SMALL_LOSSES,
     ImageLosses,
     ImageStageConfig,
     discriminator_adam,
 )
-from models.edtalk.model import EDTalk
-from models.edtalk.navigation import Codes
-from models.edtalk.parent_state import discriminator_of, has_rgb_residual, part_of
-from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import SMALL
-from models.layers import EqualLinear
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.losses import psnr_db
-from models.train_config import TrainConfig
-from models.validation_set import validation_set
+from models.edtalk.training.pictures import side_by_side
+from models.edtalk.weights.parent_state import discriminator_of, has_rgb_residual, part_of
+from models.edtalk.weights.published_checkpoints import NOT_IN_MOUTH_POSE, fit_state
+from models.nn.losses import psnr_db
+from models.nn.stylegan import EqualLinear
+from models.training.engine.config import TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 2
@@ -89,7 +89,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class ExpressionLearner:
-    """Trains parts of 'gen' (an EDTalk) against 'dis'; see models.learner.Learner for the attributes."""
+    """Trains parts of 'gen' (an EDTalk) against 'dis'; see learner.Learner for the attributes."""
 
     def __init__(
         self, config: Config, train_set: FramePairs, val_set: FramePairs | None, parent: Mapping[str, Tensor]

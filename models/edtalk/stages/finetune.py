@@ -19,17 +19,23 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from models.batches import to_device
-from models.edtalk.early_stop import EarlyStop
-from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, ImageStageConfig, discriminator_adam, generator_adam
-from models.edtalk.parent_state import discriminator_of, edtalk_of
-from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import SMALL
-from models.edtalk.subject_frames import SubjectFrames
-from models.failures import NonFinite
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.losses import psnr_db
-from models.train_config import TrainConfig
+from models.edtalk.data.subject_frames import SubjectFrames
+from models.edtalk.networks.shape import SMALL
+from models.edtalk.training.image_losses import (
+    SMALL_LOSSES,
+    ImageLosses,
+    ImageStageConfig,
+    discriminator_adam,
+    generator_adam,
+)
+from models.edtalk.training.pictures import side_by_side
+from models.edtalk.weights.parent_state import discriminator_of, edtalk_of
+from models.nn.losses import psnr_db
+from models.training.early_stop import EarlyStop
+from models.training.engine.batches import to_device
+from models.training.engine.config import TrainConfig
+from models.training.engine.errors import NonFinite
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 2
@@ -87,7 +93,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class FinetuneLearner:
-    """Trains 'trained' (an EDTalk) against 'dis'; 'gen' is the best it was. See models.learner.Learner."""
+    """Trains 'trained' (an EDTalk) against 'dis'; 'gen' is the best it was. See learner.Learner."""
 
     def __init__(
         self, config: Config, train_set: SubjectFrames, held_out: SubjectFrames, parent: Mapping[str, Tensor]

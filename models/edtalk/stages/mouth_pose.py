@@ -1,7 +1,7 @@
 """Stage 1: mouth and head pose driven apart from each other, learned by cross-reconstruction of pairs of faces.
 
 EDTalk section 3.2. Two people each get the mouth of the other; either must come out as it was when its mouth is taken
-from the one picture and its pose from the other. Faults of the released code are mended (see models.edtalk.mouth_swap
+from the one picture and its pose from the other. Faults of the released code are mended (see data.mouth_swap
 and SwapPairs), and the likeness of codes is a mean over the batch like every other loss, not a sum.
 """
 
@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
-from models.edtalk.cross_reconstruction import Crossed, CrossReconstruction
-from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
-from models.edtalk.mouth_opening import open_as_seen
-from models.edtalk.mouth_start import start_apart
-from models.edtalk.parent_state import discriminator_of, part_of
-from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import SMALL
-from models.edtalk.swap_pairs import SwapPairs
-from models.edtalk.swap_training import SwapStageConfig, change_l1, mouth_l1
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.losses import psnr_db
-from models.train_config import TrainConfig
-from models.validation_set import validation_set
+from models.data.validation import validation_set
+from models.edtalk.data.swap_pairs import SwapPairs
+from models.edtalk.networks.shape import SMALL
+from models.edtalk.training.closed_form_init import start_apart
+from models.edtalk.training.cross_reconstruction import Crossed, CrossReconstruction
+from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.training.mouth_opening import open_as_seen
+from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.swap_losses import SwapStageConfig, change_l1, mouth_l1
+from models.edtalk.weights.parent_state import discriminator_of, part_of
+from models.edtalk.weights.published_checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
+from models.nn.losses import psnr_db
+from models.training.engine.config import TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 2
@@ -53,9 +53,9 @@ class Config(SwapStageConfig):
             pose alone, as the paper says; 'all' trains the encoder too, as the released code does; 'decoder' leaves
             codes and directions as they are, which keeps a start in closed form.
         feature_weight: of the likeness of codes.
-        has_rgb_residual: see models.edtalk.generator.RgbResidual; the stages behind follow.
+        has_rgb_residual: see models.edtalk.networks.generator.RgbResidual; the stages behind follow.
         start_pairs: pairs of faces from which heads and bank start in closed form, several times the latent dimension,
-            see models.edtalk.mouth_start, and mouths open as far as they are, see models.edtalk.mouth_opening;
+            see training.closed_form_init, and mouths open as far as they are, see training.mouth_opening;
             0, as published, starts them at random.
     """
 
@@ -99,7 +99,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class MouthPoseLearner:
-    """Trains 'gen' (an EDTalk without expression) against 'dis'; see models.learner.Learner for the attributes."""
+    """Trains 'gen' (an EDTalk without expression) against 'dis'; see learner.Learner for the attributes."""
 
     def __init__(
         self, config: Config, train_set: SwapPairs, val_set: SwapPairs | None, parent: Mapping[str, Tensor]

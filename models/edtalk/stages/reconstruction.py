@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from models.edtalk.discriminator import Discriminator
-from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
-from models.edtalk.lia import Lia
-from models.edtalk.pictures import side_by_side
-from models.edtalk.shape import SMALL
-from models.edtalk.swap_pairs import SwapPairs
-from models.edtalk.swap_training import SwapStageConfig, change_l1, mouth_l1
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.losses import psnr_db
-from models.train_config import TrainConfig
-from models.validation_set import validation_set
+from models.data.validation import validation_set
+from models.edtalk.data.frame_pairs import FramePairs
+from models.edtalk.data.swap_pairs import SwapPairs
+from models.edtalk.networks.discriminator import Discriminator
+from models.edtalk.networks.lia import Lia
+from models.edtalk.networks.shape import SMALL
+from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
+from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.swap_losses import SwapStageConfig, change_l1, mouth_l1
+from models.nn.losses import psnr_db
+from models.training.engine.config import TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 4
@@ -93,7 +93,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class ReconstructionLearner:
-    """Trains 'gen' (a Lia) against 'dis' (a Discriminator); see models.learner.Learner for the attributes."""
+    """Trains 'gen' (a Lia) against 'dis' (a Discriminator); see learner.Learner for the attributes."""
 
     def __init__(self, config: Config, train_set: FramePairs | SwapPairs, val_set: FramePairs | None) -> None:
         generator, discriminator = Lia(config.shape), Discriminator(config.shape)

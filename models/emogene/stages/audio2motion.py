@@ -13,16 +13,16 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from models.collate import PadCollate
-from models.data import ClipFilter
+from models.data.clip_dataset import ClipFilter
+from models.data.collate import PadCollate
+from models.data.landmark_motion import MOUTH, decayed_rate, masked_mean, masked_squares
+from models.data.motion_clips import AudioChoice, MotionClips, audio_column, has_clips
 from models.emogene.audio_encoder import Speech
 from models.emogene.motion_vae import MotionVAE, latent_noise
 from models.emogene.speech_windows import SpeechStatistics, SpeechWindows, Target, measure
-from models.landmark_motion import MOUTH, decayed_rate, masked_mean, masked_squares
-from models.landmark_picture import landmark_sheet
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.motion_clips import AudioChoice, MotionClips, audio_column, has_clips
-from models.train_config import StageConfig, TrainConfig
+from models.training.engine.config import StageConfig, TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
+from models.training.landmark_plot import landmark_sheet
 from storage.snapshot import Snapshot
 
 VERSION = 1
@@ -84,7 +84,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
 
 
 class Audio2MotionLearner:
-    """Trains one module, 'vae' (a MotionVAE); see models.learner.Learner for the attributes."""
+    """Trains one module, 'vae' (a MotionVAE); see models.training.engine.learner.Learner for the attributes."""
 
     def __init__(
         self, config: Config, statistics: SpeechStatistics, train_set: SpeechWindows, val_set: SpeechWindows | None

@@ -13,16 +13,16 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from models.collate import PadCollate
-from models.data import ClipFilter
-from models.landmark_motion import decayed_rate, masked_mean, masked_squares
-from models.landmark_picture import landmark_sheet
-from models.learner import Batch, Modules, Scalars, Trainer
-from models.motion_clips import AudioChoice, MotionClips, audio_column
+from models.data.clip_dataset import ClipFilter
+from models.data.collate import PadCollate
+from models.data.landmark_motion import decayed_rate, masked_mean, masked_squares
+from models.data.motion_clips import AudioChoice, MotionClips, audio_column
+from models.data.validation import validation_set
 from models.realtalk.emotion_pairs import NEUTRAL, EmotionPairs, Pairing, measure
 from models.realtalk.emotion_residual import NeutralSpeech, ResAttResidual, Scales, TemporalResidual
-from models.train_config import StageConfig, TrainConfig
-from models.validation_set import validation_set
+from models.training.engine.config import StageConfig, TrainConfig
+from models.training.engine.learner import Batch, Modules, Scalars, Trainer
+from models.training.landmark_plot import landmark_sheet
 from storage.emotions import EMOTIONS
 from storage.snapshot import Snapshot
 
@@ -97,7 +97,7 @@ def _pairs(config: Config, snapshot: Snapshot, split: str, seed: int | None) -> 
 
 
 class EmotionLearner:
-    """Trains one module, 'residual'; see models.learner.Learner for the attributes."""
+    """Trains one module, 'residual'; see models.training.engine.learner.Learner for the attributes."""
 
     def __init__(self, config: Config, scales: Scales, train_set: EmotionPairs, val_set: EmotionPairs | None) -> None:
         self._config = config

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.edtalk.audio_expression import ExpressionPredictor, MoodTable
-from models.edtalk.lia import Lia
-from models.edtalk.model import EDTalk
-from models.edtalk.pose_flow import PoseFlow, PoseFlowSize, PoseStatistics
-from models.edtalk.shape import Shape
-from models.edtalk.speech_encoder import SpeechSize
-from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
-from models.standardiser import Standardiser
-from models.training.checkpoint import Identity, save_checkpoint
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.expression_predictor import ExpressionPredictor, MoodTable
+from models.edtalk.networks.lia import Lia
+from models.edtalk.networks.pose_flow import PoseFlow, PoseFlowSize, PoseStatistics
+from models.edtalk.networks.shape import Shape
+from models.edtalk.networks.speech_encoder import SpeechSize
+from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
+from models.nn.standardiser import Standardiser
+from models.training.runs.checkpoint import Identity, save_checkpoint
 from storage.runs import RunRecord, run_folder, save_run
 from storage.snapshot import Snapshot
 from tests.run_records import finished_run

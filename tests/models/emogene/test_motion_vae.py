@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from models.emogene.audio_encoder import Speech
 from models.emogene.motion_vae import MotionVAE, latent_noise, sampled_divergence
-from models.standardiser import Standardiser
+from models.nn.standardiser import Standardiser
 
 NUM_MOTION, NUM_AUDIO = 12, 80
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.data.landmark_motion import amplitudes, eye_opening
 from models.emogene.speech_windows import SpeechWindows, Target, measure, motion_of
-from models.landmark_motion import amplitudes, eye_opening
 from storage.errors import ConfigError
 from tests.models.motion_samples import clip_list, made_clip
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.landmark_motion import rest_shape
-from models.motion_clips import MotionClip, MotionClips
+from models.data.landmark_motion import rest_shape
+from models.data.motion_clips import MotionClip, MotionClips
 from models.realtalk.alignment import at_frames
 from models.realtalk.emotion_pairs import (
     EmotionPairs,

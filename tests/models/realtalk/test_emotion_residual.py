@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from models.nn.standardiser import Standardiser
 from models.realtalk.emotion_residual import NeutralSpeech, ResAttResidual, Scales, TemporalResidual
-from models.standardiser import Standardiser
 
 
 def scale(num_channels: int) -> Standardiser:

@@ -186,7 +186,7 @@ def test_declarations(each: str) -> None:
         )
         if column.name.endswith(("_px", "_hz", "_s", "_deg", "_frames", "_db")):
             assert column.unit, column.name
-    for source in getattr(module, "SOURCES", ()):
+    for source in getattr(module, "CODE_FILES", ()):
         assert (REPOSITORY / "tasks" / source).exists(), source
 
 

@@ -22,7 +22,7 @@ def real(media):
     dlib = pytest.importorskip("dlib")
     from tasks.faces.backend import load_backend
     from tasks.faces.track import FaceTracker
-    from tasks.media import iter_slots
+    from tasks.media.video import iter_slots
 
     assert dlib
     frames = [

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from models import stages
-from models.edtalk import code_windows
-from models.edtalk.audio_expression import ExpressionPredictor, Expressions, intensity_of, mood_of
-from models.edtalk.code_features import ClipCodes
-from models.edtalk.model import EDTalk
-from models.edtalk.parent_state import part_of
-from models.edtalk.shape import Shape
-from models.edtalk.speech_encoder import SpeechSize
-from models.edtalk.spoken_codes import expression_codes
+from models.edtalk.data import code_windows
+from models.edtalk.data.encoded_clips import ClipCodes
+from models.edtalk.inference.audio_codes import expression_codes
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.expression_predictor import ExpressionPredictor, Expressions, intensity_of, mood_of
+from models.edtalk.networks.shape import Shape
+from models.edtalk.networks.speech_encoder import SpeechSize
 from models.edtalk.stages import audio2expression
 from models.edtalk.stages.audio2expression import Config, moods_of, squares_of
-from models.engine import Engine
-from models.train_config import TrainConfig
+from models.edtalk.weights.parent_state import part_of
+from models.training import stages
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 from models.training.evaluate import picture, validate
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError

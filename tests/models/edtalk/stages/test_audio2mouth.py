@@ -9,28 +9,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import stages
-from models.edtalk import code_windows, wav2lip_weights
-from models.edtalk.audio2lip import Audio2Lip
-from models.edtalk.code_features import ClipCodes
-from models.edtalk.discriminator import Discriminator
-from models.edtalk.image_training import ImageLossConfig
-from models.edtalk.model import EDTalk
-from models.edtalk.mouth_networks import mouth_network, randomise
-from models.edtalk.rendered_mouths import render_mouths
-from models.edtalk.shape import Shape
-from models.edtalk.speech_encoder import SpeechSize, frame_windows
-from models.edtalk.spoken_codes import mouth_codes
+from models.edtalk.data import code_windows
+from models.edtalk.data.encoded_clips import ClipCodes
+from models.edtalk.inference.audio_codes import mouth_codes
+from models.edtalk.networks.audio2lip import Audio2Lip
+from models.edtalk.networks.discriminator import Discriminator
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.shape import Shape
+from models.edtalk.networks.speech_encoder import SpeechSize, frame_windows
+from models.edtalk.networks.syncnet import SyncNet
+from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
 from models.edtalk.stages import audio2mouth
 from models.edtalk.stages.audio2mouth import Audio2MouthLearner, Config, correlation
-from models.edtalk.sync_loss import SyncLoss
-from models.edtalk.syncnet import SyncNet
-from models.edtalk.temporal_audio2lip import TemporalAudio2Lip
-from models.engine import Engine
+from models.edtalk.training.image_losses import ImageLossConfig
+from models.edtalk.training.rendered_mouths import render_mouths
+from models.edtalk.training.sync_loss import SyncLoss
+from models.edtalk.weights import wav2lip
+from models.edtalk.weights.mouth_networks import mouth_network, randomise
+from models.training import stages
+from models.training.engine.engine import Engine
 from models.training.evaluate import picture, validate
 from storage.errors import WeightsError
+from storage.mel_windows import mel_windows
 from storage.snapshot import ClipRef, Snapshot
-from storage.windows import mel_windows
 from tests.synthetic_store import build_store
 
 SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
@@ -220,7 +221,7 @@ def test_the_sync_loss_judges_rendered_faces_with_their_own_sound(
 
     torch.manual_seed(1)
     monkeypatch.setattr(audio2mouth, "load_sync_loss", lambda: Listening(SyncNet()))
-    monkeypatch.setattr(wav2lip_weights, "is_at_hand", lambda name: True)
+    monkeypatch.setattr(wav2lip, "is_at_hand", lambda name: True)
     config = tiny(syncnet="auto", sync_weight=5)
     learner = build(snapshot, config)
     engine = Engine(learner, config.train)
@@ -238,12 +239,12 @@ def test_the_sync_loss_judges_rendered_faces_with_their_own_sound(
 def test_without_a_syncnet_it_is_off_and_said_so(
     snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(wav2lip_weights, "is_at_hand", lambda name: False)
+    monkeypatch.setattr(wav2lip, "is_at_hand", lambda name: False)
     config = tiny(syncnet="auto")
     with caplog.at_level(logging.WARNING):
         learner = build(snapshot, config)
     assert "trained without sync loss" in caplog.text
-    assert wav2lip_weights.SYNCNET not in config.weights()
+    assert wav2lip.SYNCNET not in config.weights()
     batch = learner.collate([learner.train_set[index] for index in range(2)])
     assert "sync" not in learner.train_step(batch, Engine(learner, config.train))
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from models import stages
-from models.edtalk.images import image_of
-from models.edtalk.model import EDTalk
-from models.edtalk.shape import Shape
+from models.edtalk.data.images import image_of
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import expression
 from models.edtalk.stages.expression import Config, ExpressionLearner, drawn_ways, start_without_effect
-from models.engine import Engine
-from models.perceptual import PerceptualLoss, random_vgg
-from models.train_config import TrainConfig
+from models.nn.perceptual import PerceptualLoss, random_vgg
+from models.training import stages
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 from storage.snapshot import Snapshot
 from tests.models.edtalk.stages.tiny import (
     LOSSES,
@@ -224,7 +224,7 @@ def test_validation_compares_all_ways_with_the_target(snapshot: Snapshot, parent
 
 
 def test_the_rgb_residual_and_the_discriminator_are_taken_along(tmp_path: Path) -> None:
-    from models.edtalk.discriminator import Discriminator
+    from models.edtalk.networks.discriminator import Discriminator
 
     parent = under("gen", EDTalk(SHAPE, has_expression=False, has_rgb_residual=True)) | under(
         "dis", Discriminator(SHAPE)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models import stages
-from models.edtalk.discriminator import Discriminator
-from models.edtalk.model import EDTalk
-from models.edtalk.parent_state import edtalk_of
-from models.edtalk.shape import Shape
+from models.edtalk.networks.discriminator import Discriminator
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import finetune
 from models.edtalk.stages.finetune import Config, FinetuneLearner
-from models.engine import Engine
-from models.train_config import TrainConfig
+from models.edtalk.weights.parent_state import edtalk_of
+from models.training import stages
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 from models.training.evaluate import validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
@@ -153,7 +153,7 @@ def test_the_held_out_loss_is_that_of_the_last_frames(snapshot: Snapshot, parent
     """Perceptual and pixel loss without the adversarial one, mean over evenly spread held-out frames."""
     from torch.nn import functional
 
-    from models.perceptual import PerceptualLoss, random_vgg
+    from models.nn.perceptual import PerceptualLoss, random_vgg
 
     config = tiny(num_checked=3)
     learner = build(snapshot, parent, config)
@@ -213,7 +213,7 @@ def test_validation_and_picture_show_the_best(snapshot: Snapshot, parent: dict[s
 def test_a_finished_run_leaves_the_model_as_stage_2_does(tmp_path: Path, parent: dict[str, torch.Tensor]) -> None:
     """Through the whole engine: the last stage of a chain of fitted runs."""
     from models.edtalk.stages import expression, mouth_pose, reconstruction
-    from models.training.fit import fit_stage
+    from models.training.runs.fit import fit_stage
     from storage.runs import run_folder
 
     snapshot, runs, run = build_store(tmp_path / "store", 4, 1, (12,)), {}, None

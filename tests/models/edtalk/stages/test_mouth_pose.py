@@ -9,20 +9,20 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from models import stages
-from models.edtalk.cross_reconstruction import CrossReconstruction
-from models.edtalk.discriminator import Discriminator
-from models.edtalk.lia import Lia
-from models.edtalk.model import EDTalk
-from models.edtalk.mouth_opening import MAX_GAIN
-from models.edtalk.navigation import Codes
-from models.edtalk.shape import Shape
+from models.edtalk.networks.discriminator import Discriminator
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.lia import Lia
+from models.edtalk.networks.navigation import Codes
+from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose
 from models.edtalk.stages.mouth_pose import Config, MouthPoseLearner
-from models.engine import Engine
-from models.losses import logistic_discriminator_loss, logistic_generator_loss
-from models.perceptual import PerceptualLoss, random_vgg
-from models.train_config import TrainConfig
+from models.edtalk.training.cross_reconstruction import CrossReconstruction
+from models.edtalk.training.mouth_opening import MAX_GAIN
+from models.nn.losses import logistic_discriminator_loss, logistic_generator_loss
+from models.nn.perceptual import PerceptualLoss, random_vgg
+from models.training import stages
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 from storage.errors import WeightsError
 from storage.snapshot import Snapshot
 from tests.models.edtalk.stages.tiny import (
@@ -264,7 +264,7 @@ def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, 
 
     class Grey(nn.Module):
         def forward(self, source: torch.Tensor, target: torch.Tensor, swapped: torch.Tensor) -> Any:
-            from models.edtalk.cross_reconstruction import Crossed
+            from models.edtalk.training.cross_reconstruction import Crossed
 
             flat, one = target.flatten(0, 1), torch.ones(4, 20)
             other = torch.cat([torch.ones(4, 10), -torch.ones(4, 10)], dim=1)

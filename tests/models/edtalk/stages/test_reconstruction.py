@@ -15,22 +15,22 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
-from models import stages
-from models.edtalk.checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
-from models.edtalk.discriminator import Discriminator
-from models.edtalk.frame_pairs import FramePairs
-from models.edtalk.image_training import ImageLossConfig, ImageLosses
-from models.edtalk.lia import Lia
-from models.edtalk.model import EDTalk
-from models.edtalk.parent_state import part_of
-from models.edtalk.shape import Shape
+from models.edtalk.data.frame_pairs import FramePairs
+from models.edtalk.data.swap_pairs import SwapPairs
+from models.edtalk.networks.discriminator import Discriminator
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.lia import Lia
+from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import reconstruction
 from models.edtalk.stages.reconstruction import Config, ReconstructionLearner
-from models.edtalk.swap_pairs import SwapPairs
-from models.engine import Engine
-from models.perceptual import PerceptualLoss, random_vgg
-from models.train_config import TrainConfig
-from models.training.fit import fit_stage
+from models.edtalk.training.image_losses import ImageLossConfig, ImageLosses
+from models.edtalk.weights.parent_state import part_of
+from models.edtalk.weights.published_checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
+from models.nn.perceptual import PerceptualLoss, random_vgg
+from models.training import stages
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
+from models.training.runs.fit import fit_stage
 from storage.errors import WeightsError
 from storage.runs import RunRecord, run_folder
 from storage.snapshot import Snapshot

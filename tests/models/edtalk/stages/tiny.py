@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.edtalk.image_training import ImageLossConfig
-from models.edtalk.shape import Shape
-from models.engine import Engine
+from models.edtalk.networks.shape import Shape
+from models.edtalk.training.image_losses import ImageLossConfig
+from models.training.engine.engine import Engine
 from storage.snapshot import Snapshot
 from tests import synthetic_store
 from tests.synthetic_store import Take, build_store

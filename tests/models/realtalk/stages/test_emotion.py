@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from models import stages
-from models.engine import Engine
 from models.realtalk.stages import emotion
-from models.train_config import TrainConfig
+from models.training import stages
+from models.training.engine.config import TrainConfig
+from models.training.engine.engine import Engine
 from models.training.evaluate import picture, validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot

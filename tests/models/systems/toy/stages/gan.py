@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from models.data import ClipDataset, ClipOptions
-from models.train_config import StageConfig, TrainConfig
+from models.data.clip_dataset import ClipDataset, ClipOptions
+from models.training.engine.config import StageConfig, TrainConfig
 
 VERSION = 1
 PARENTS = ()

@@ -1,0 +1,1 @@
+"""Where the steps run: Dask clusters, their workers, the fan-out over shards."""

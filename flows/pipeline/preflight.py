@@ -1,0 +1,64 @@
+"""Preflight: what would make a run fail in an hour makes it fail now, with one line."""
+
+import os
+import shutil
+from pathlib import Path
+
+from storage.catalog import Dataset
+from storage.errors import PreflightError
+from storage.files import make_dir
+from storage.lock import writer_lock
+from storage.snapshot import bind_store
+from storage.weights import resolve
+from tasks.inventory import require_root
+
+MIN_FREE_BYTES = 1 << 30
+
+
+def preflight(dataset: Dataset, store: Path, wait_s: float = 0.0) -> None:
+    """Checks root, store, disk and lock; takes a moment.
+
+    Raises:
+        PreflightError: with what is wrong and what to do.
+        ConfigError: the store holds another dataset.
+        LockedError: another process writes to the store.
+    """
+    require_root(dataset)
+    _check_writable(store)
+    _check_space(store)
+    if (store / "store.json").exists():
+        bind_store(store, dataset.name)
+    with writer_lock(store, wait_s):
+        pass
+
+
+def preflight_work(dataset: Dataset) -> None:
+    """Checks what only a run with work to do needs: the extractors' and the tracker's parameters, the weights.
+
+    Raises:
+        ConfigError: an unknown extractor, parameter, threshold or face backend.
+        WeightsError: a weight file is missing or wrong.
+    """
+    from tasks.faces.backend import backend_facts
+    from tasks.shard_work import resolve_features
+
+    resolve_features(dataset)
+    for name in backend_facts(dataset.face.backend).weight_files:
+        resolve(name)
+
+
+def _check_writable(store: Path) -> None:
+    try:
+        make_dir(store)
+    except OSError as error:
+        raise PreflightError(f"{store}: cannot be made ({error.strerror}); pass another --store") from None
+    if not os.access(store, os.W_OK | os.X_OK):
+        raise PreflightError(f"{store}: no permission to write; pass another --store")
+
+
+def _check_space(store: Path) -> None:
+    free = shutil.disk_usage(store).free
+    if free < MIN_FREE_BYTES:
+        raise PreflightError(
+            f"{store}: {free / 2**30:.2f} GiB are free, at least {MIN_FREE_BYTES / 2**30:.0f} GiB are needed; make room"
+        )

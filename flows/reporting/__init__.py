@@ -1,0 +1,1 @@
+"""What a running or finished flow shows: progress bars, artifacts, logs."""

@@ -1,0 +1,1 @@
+"""The Prefect server and what runs beside it: deployments, workers, report pages."""

@@ -1,0 +1,53 @@
+"""The reports of every known store over HTTP, so that the UI's links open: python -m server.report_server HOST PORT."""
+
+import html
+import sys
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from flows.reporting.pages import report_folder
+from storage.snapshot import snapshot_numbers
+from storage.stores import known_stores
+
+
+def make_app() -> Starlette:
+    """/ lists the reports; /STORE/NUMBER/index.html is one of them. Nothing else of a store can be reached."""
+    return Starlette(
+        routes=[
+            Route("/health", lambda request: PlainTextResponse("ok")),
+            Route("/", _index),
+            Route("/{store}/{number:int}/index.html", _report),
+        ]
+    )
+
+
+def _index(request: Request) -> Response:
+    lines = [
+        f"<li><a href='/{html.escape(store.name)}/{number:06d}/index.html'>{html.escape(store.name)} {number}</a></li>"
+        for store in known_stores()
+        for number in reversed(snapshot_numbers(store))
+        if (report_folder(store, number) / "index.html").is_file()
+    ]
+    return HTMLResponse(f"<!doctype html><title>Reports</title><h1>Reports</h1><ul>{''.join(lines)}</ul>")
+
+
+def _report(request: Request) -> Response:
+    name, number = request.path_params["store"], request.path_params["number"]
+    pages = [report_folder(store, number) / "index.html" for store in known_stores() if store.name == name]
+    found = next((page for page in pages if page.is_file()), None)
+    return FileResponse(found) if found else PlainTextResponse("no such report", status_code=404)
+
+
+def main() -> None:
+    """Serves on the host and port given as arguments."""
+    import uvicorn
+
+    host, port = sys.argv[1], int(sys.argv[2])
+    uvicorn.run(make_app(), host=host, port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""PyTorch datasets over a published snapshot."""

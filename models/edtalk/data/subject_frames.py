@@ -1,0 +1,122 @@
+"""SubjectFrames: the frames that show the face of one person, parted in time."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from models.edtalk.data.face_frames import known_faces
+from models.edtalk.data.images import image_of
+from storage.errors import ConfigError
+from storage.snapshot import ClipRef, Snapshot
+
+Part = Literal["train", "held_out"]
+Place = tuple[ClipRef, int]
+_NUM_NAMED = 8
+
+
+class SubjectFrames(Dataset[dict[str, Tensor]]):
+    """One item per frame with a face of a part: `source` and `target`, [3, S, S] float32 -1..1 each.
+
+    Of every source video the first frames are part 'train', the last ones 'held_out', whatever clips it was cut into.
+    The target is the item's frame, the source a random other frame of part 'train' of any of the person's clips of the
+    same view. The choice depends on (seed, epoch, index) only.
+
+    Args:
+        snapshot: with the feature landmarks.
+        subject: of whom; '' is who has the most frames with a face. All splits are searched: held out are frames, not
+            people.
+        part: 'train' or 'held_out'.
+        train_share: of the frames with a face of each video that are 'train'.
+        size_px: S; stored frames of another size are resized.
+        seed: of the choice.
+
+    Raises:
+        ConfigError: there is no such subject (some who are there are named), or too few frames.
+
+    Attributes:
+        subject: chosen.
+        frames: (clip, frame) of each item.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, subject: str, part: Part, train_share: float, size_px: int, seed: int
+    ) -> None:
+        self._snapshot, self._size_px, self._seed = snapshot, size_px, seed
+        shown = _shown(snapshot)
+        self.subject = _subject(snapshot, shown, subject)
+        videos = _videos(snapshot, shown, self.subject)
+        parts = [_parted(frames, train_share) for frames in videos.values()]
+        self._sources: dict[object, list[Place]] = defaultdict(list)
+        for (view, _), (train, _) in zip(videos, parts, strict=True):
+            self._sources[view] += train
+        chosen = [(frame, view) for (view, _), own in zip(videos, parts, strict=True) for frame in own[part != "train"]]
+        if not chosen or min(map(len, self._sources.values())) < 2:
+            found = f"too few frames with a face for a part {part!r}: {len(chosen)}"
+            raise ConfigError(f"subject {self.subject!r} has {found}")
+        self.frames, self._views = [frame for frame, _ in chosen], [view for _, view in chosen]
+        # Shared memory: workers that live on (persistent_workers) see the epoch that the main process sets.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"source": self._image(*self.source(index)), "target": self._image(*self.frames[index])}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Changes the random choices; running workers follow."""
+        self._epoch.fill_(epoch)
+
+    def source(self, index: int) -> Place:
+        """Clip and frame of an item's source."""
+        rng = np.random.default_rng([self._seed, int(self._epoch), index])
+        choices = self._sources[self._views[index]]
+        place = int(rng.integers(len(choices)))
+        return choices[place] if choices[place] != self.frames[index] else choices[(place + 1) % len(choices)]
+
+    def _image(self, clip: ClipRef, frame: int) -> Tensor:
+        return image_of(self._snapshot.frame(clip, frame), self._size_px)
+
+
+def _shown(snapshot: Snapshot) -> dict[str, NDArray[np.int64]]:
+    """Key of a clip -> its frames with a face, of all clips that have any."""
+    clips = snapshot.clips()
+    known = zip(clips, known_faces(snapshot, clips), strict=True)
+    return {clip.clip: np.flatnonzero(own) for clip, own in known if own.any()}
+
+
+def _subject(snapshot: Snapshot, shown: Mapping[str, NDArray[np.int64]], wanted: str) -> str:
+    """The wanted subject, or who has the most frames with a face."""
+    totals: dict[str, int] = defaultdict(int)
+    for row in snapshot.rows():
+        totals[row["subject"]] += len(shown.get(row["clip"], ()))
+    if wanted and wanted not in totals:
+        named = sorted(totals)[:_NUM_NAMED]
+        raise ConfigError(
+            f"no subject {wanted!r} in snapshot {snapshot.body.number}; there are {', '.join(named)}, ..."
+        )
+    return wanted or max(sorted(totals), key=lambda name: totals[name])
+
+
+def _videos(
+    snapshot: Snapshot, shown: Mapping[str, NDArray[np.int64]], subject: str
+) -> dict[tuple[Any, str], list[Place]]:  # fmt: skip
+    """(view, source video) -> its frames with a face in the order of time, of videos that have any."""
+    pairs = zip(snapshot.rows(), snapshot.clips(), strict=True)
+    own = [(row, clip) for row, clip in pairs if row["subject"] == subject and clip.clip in shown]
+    videos: dict[tuple[Any, str], list[Place]] = defaultdict(list)
+    for row, clip in sorted(own, key=lambda pair: (pair[0]["source_id"], pair[0]["window"])):
+        videos[row["view"], row["source_id"]] += [(clip, int(frame)) for frame in shown[clip.clip]]
+    return dict(videos)
+
+
+def _parted(frames: list[Place], train_share: float) -> tuple[list[Place], list[Place]]:
+    """The first frames of a video, and the rest."""
+    border = round(train_share * len(frames))
+    return frames[:border], frames[border:]

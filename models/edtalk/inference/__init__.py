@@ -1,0 +1,1 @@
+"""Animating a portrait with EDTalk."""

@@ -1,0 +1,1 @@
+"""EDTalk's networks, one component of the paper per file."""

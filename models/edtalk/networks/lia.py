@@ -1,0 +1,58 @@
+"""LIA: the same encoder and generator with one undivided bank of directions; what EDTalk starts from.
+
+Wang et al., "Latent Image Animator", ICLR 2022.
+"""
+
+from torch import Tensor, nn
+
+from models.edtalk.networks.encoder import Encoder
+from models.edtalk.networks.generator import Generator, Source
+from models.edtalk.networks.navigation import Bank, linear_head, orthonormal
+from models.edtalk.networks.shape import Shape
+from models.nn.stylegan import no_autocast
+
+NUM_DIRECTIONS = 20
+
+
+class LiaEncoder(Encoder):
+    """Encoder and the head that gives the motion code."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.fc = linear_head(shape.latent_dim, 5, NUM_DIRECTIONS)
+
+
+class LiaGenerator(Generator):
+    """Generator and the bank of directions."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.direction = Bank(shape.latent_dim, NUM_DIRECTIONS)
+
+
+class Lia(nn.Module):
+    """Drives the face of one image with that of another, absolutely.
+
+    Args:
+        shape: sizes; the defaults fit published weights.
+    """
+
+    def __init__(self, shape: Shape | None = None) -> None:
+        super().__init__()
+        self.shape = shape or Shape()
+        self.enc = LiaEncoder(self.shape)
+        self.dec = LiaGenerator(self.shape)
+
+    def forward(self, source: Tensor, driving: Tensor) -> Tensor:
+        """Source and driving images [B, 3, S, S] in -1..1 -> [B, 3, S, S] float32 about -1..1, not clamped."""
+        return self.render(Source(*self.enc(source)), self.enc(driving)[0], self.directions())
+
+    def directions(self) -> Tensor:
+        """[D, 20] float32 orthonormal."""
+        return orthonormal(self.dec.direction)
+
+    def render(self, source: Source, driving: Tensor, directions: Tensor) -> Tensor:
+        """As `forward`, from an encoded source, latents [B, D] of the driving images and `directions()`."""
+        with no_autocast(driving):
+            motion = self.enc.fc(driving.float()) @ directions.T
+        return self.dec(source, source.latent + motion)

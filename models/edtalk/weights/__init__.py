@@ -1,0 +1,1 @@
+"""EDTalk's checkpoints: finding, importing and checking them."""

@@ -1,0 +1,1 @@
+"""Layers, losses and small networks that several systems share."""

@@ -1,0 +1,1 @@
+"""One training run: its folder, checkpoints, card, locks and signals."""

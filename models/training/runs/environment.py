@@ -1,0 +1,70 @@
+"""What a training session runs on: its device, its hardware, its installed packages."""
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import psutil
+import torch
+
+from models.training.engine.distributed import Ranks
+from storage.errors import ConfigError
+from storage.keys import canonical_json, sha256_hex
+
+_GIB = 1 << 30
+_chosen: torch.device | None = None
+
+
+def choose_device(wanted: str, ranks: Ranks) -> torch.device:
+    """The device of this rank; what the process computes from now on, it computes there (`chosen_device`).
+
+    Args:
+        wanted: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'; 'cuda' is the GPU numbered as the rank.
+        ranks: this process.
+
+    Raises:
+        ConfigError: torch has no such device here.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    try:
+        device = torch.device(f"cuda:{ranks.local}" if name == "cuda" else name)
+        if device.type != "cuda":
+            torch.ones(1, device=device).cpu()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ConfigError(f"device {wanted!r}: {reason}; use --device cpu") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; use --device cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # fp32 is to mean that; torch's default is TF32, with 10 bits, in convolutions
+        torch.backends.cudnn.allow_tf32 = False
+    global _chosen
+    _chosen = device
+    return device
+
+
+def chosen_device() -> torch.device:
+    """What `choose_device` gave last; before that a GPU where there is one."""
+    return _chosen or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Device, its name and memory, cores and memory of the machine, version of torch."""
+    found: dict[str, Any] = {
+        "device": device.type, "cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__,
+        "memory_gib": round(psutil.virtual_memory().total / _GIB, 1),
+    }  # fmt: skip
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / _GIB, 1)}
+    return found
+
+
+@cache
+def packages_sha256() -> str:
+    """SHA-256 of the sorted `name==version` of every installed distribution."""
+    heads = [found.metadata for found in metadata.distributions()]
+    return sha256_hex(canonical_json(sorted({f"{head['Name']}=={head['Version']}" for head in heads})))

@@ -1,0 +1,1 @@
+"""Audio signal processing that several extractors share."""

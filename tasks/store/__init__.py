@@ -1,0 +1,1 @@
+"""Commands on a store: status, explain, verify, diff, gc, takedown, lineage."""
