@@ -1,10 +1,11 @@
 # Two commands: `make demo` and `make test`. Both set .venv up first; a second run installs nothing.
+# `make test-long` runs the tests that are marked `long`, which `make test` leaves out.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint setup bench clean
+.PHONY: demo test test-long lint setup bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

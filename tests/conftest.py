@@ -29,7 +29,7 @@ class ClustersTogether(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ClustersTogether:
-    """For pytest-xdist: who runs what."""
+    """For pytest-xdist: which process runs which tests."""
     return ClustersTogether(config, log)
 
 
@@ -64,8 +64,16 @@ def _is_loopback(host: str) -> bool:
 
 @pytest.fixture(scope="session")
 def media() -> Path:
-    """Folder of the real clips; tests that need it are skipped with the reason when it is absent."""
-    folder = Path(os.environ.get("TALKSET_MEDIA", REPOSITORY.parent / "shared" / "media")) / "sources"
+    """The folder of the real clips.
+
+    Tests that ask for it are skipped where there are none. They fail instead where the clips are said to be there: the
+    variable TALKSET_MEDIA names their folder, or CI is set and TALKSET_MEDIA is not empty.
+    """
+    named = os.environ.get("TALKSET_MEDIA")
+    folder = Path(named or REPOSITORY.parent / "shared" / "media") / "sources"
     if not folder.is_dir():
-        pytest.skip(f"no real clips: {folder} is absent (set TALKSET_MEDIA to the folder that holds sources/)")
+        reason = f"no real clips: {folder} is absent (set TALKSET_MEDIA to the folder that holds sources/)"
+        if named or (named is None and os.environ.get("CI")):
+            pytest.fail(f"{reason}; an empty TALKSET_MEDIA says that there are none")
+        pytest.skip(reason)
     return folder

@@ -19,12 +19,10 @@ def clip_of(landmarks: np.ndarray, key: str = "c"):
 @pytest.fixture(scope="module")
 def real(media):
     """[60, 68, 2] landmarks in pixels of real frames, and their width."""
-    dlib = pytest.importorskip("dlib")
     from tasks.faces.backend import load_backend
     from tasks.faces.track import FaceTracker
     from tasks.media.video import iter_slots
 
-    assert dlib
     frames = [
         frame.y.copy() for frame, _ in zip(iter_slots(media / "head_shoulders_450_25fps.mp4"), range(50), strict=False)
     ]
