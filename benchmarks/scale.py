@@ -24,6 +24,17 @@ import numpy as np
 from pydantic import BaseModel
 
 from benchmarks.table import Row, finish
+from storage.cut_tables import (
+    CLIP_COLUMNS,
+    CLIP_KEY,
+    CLIPS_FILE,
+    FRAMES_FOLDER,
+    SOURCE_COLUMNS,
+    SOURCES_FILE,
+    TRACK_COLUMNS,
+    TRACKS_FILE,
+    clip_key,
+)
 from storage.objects import ObjectStore
 from storage.records import Member
 from storage.tables import Column, write_table
@@ -116,7 +127,8 @@ def _publish(folder: Path) -> dict[str, float]:
     from flows.code_version import code_version
     from flows.pipeline.fingerprint import remember_fingerprint
     from flows.pipeline.prepare import count_sources, new_run, plan_work
-    from tasks.publish import ShardResults, publish_snapshot
+    from storage.records import ShardResults
+    from tasks.publish import publish_snapshot
 
     run = new_run(_refresh_options(folder))
     began, cpu = time.perf_counter(), time.process_time()
@@ -218,17 +230,20 @@ def _refresh_options(folder: Path) -> Any:
 
 
 def _commit_cut(objects: ObjectStore, dataset: Any, members: Sequence[Member]) -> str:
-    from tasks import cut
     from tasks.step_keys import cut_key
 
     key, inputs = cut_key(dataset, members)
     sources = [_source_row(member.source_id) for member in members]
     with objects.stage("cut", key, inputs) as staging:
-        write_table(staging.path / cut.SOURCES_FILE, sources, cut.SOURCE_COLUMNS)
-        write_table(staging.path / cut.CLIPS_FILE, [_clip_row(row["source_id"]) for row in sources], cut.CLIP_COLUMNS)
-        (staging.path / cut.TRACKS_FILE).write_bytes(_table_bytes(cut.TRACK_COLUMNS, len(members)))
-        (staging.path / cut.FRAMES_FOLDER).mkdir()
-        (staging.path / cut.FRAMES_FOLDER / "data.mdb").write_bytes(b"left out")
+        write_table(staging.path / SOURCES_FILE, sources, SOURCE_COLUMNS)
+        write_table(
+            staging.path / CLIPS_FILE,
+            [_clip_row(row["source_id"]) for row in sources],
+            CLIP_COLUMNS,
+        )
+        (staging.path / TRACKS_FILE).write_bytes(_table_bytes(TRACK_COLUMNS, len(members)))
+        (staging.path / FRAMES_FOLDER).mkdir()
+        (staging.path / FRAMES_FOLDER / "data.mdb").write_bytes(b"left out")
         staging.commit(timing={member.source_id: 1.0 for member in members})
     return key
 
@@ -243,7 +258,7 @@ def _source_row(source_id: str) -> dict[str, Any]:
 
 def _clip_row(source_id: str) -> dict[str, Any]:
     return {
-        "clip": f"{source_id}.0001", "source_id": source_id, "window": 1, "span": 0, "is_stored": True, "reason": "",
+        "clip": clip_key(source_id, 1), "source_id": source_id, "window": 1, "span": 0, "is_stored": True, "reason": "",
         "detail": "", "num_frames": 125, "start_s": 0.0, "has_audio": True, "crop_x_px": 700, "crop_y_px": 200,
         "crop_side_px": 512, "size_px": 256, "source_to_crop": np.eye(3),
     }  # fmt: skip
@@ -261,7 +276,7 @@ def _commit_feature(
     needs = {need: keys[need] for need in extractor.REQUIRES}
     key, inputs = feature_key(name, params, cut, needs, subject_groups(members))
     with objects.stage(name, key, inputs) as staging:
-        (staging.path / FEATURES_TABLE).write_bytes(_table_bytes((features.CLIP_KEY, *extractor.COLUMNS), len(members)))
+        (staging.path / FEATURES_TABLE).write_bytes(_table_bytes((CLIP_KEY, *extractor.COLUMNS), len(members)))
         staging.commit(timing={"seconds": 1.0})
     return key
 

@@ -122,10 +122,11 @@ def _submit(client: Any, folder: Path, store: Path, workers: list[str] | None) -
 
 
 def _cut(folder: Path, store: Path) -> tuple[Any, float, int]:
+    from storage.cut_tables import CLIPS_FILE
     from storage.hash_cache import HashCache
     from storage.objects import ObjectStore
     from storage.tables import read_table
-    from tasks.cut import CLIPS_FILE, cut_shard
+    from tasks.cut import cut_shard
     from tasks.inventory import take_inventory
 
     dataset, objects = _dataset(folder), ObjectStore(store)

@@ -1,10 +1,9 @@
 """Which columns the features of a snapshot have, by extractor; taken from the schemas of its own tables."""
 
+from storage.cut_tables import CLIP_KEY
 from storage.errors import ConfigError
 from storage.snapshot import FEATURES_TABLE, Snapshot
 from storage.tables import Column, columns_of, read_schema
-
-_KEY_COLUMN = "clip"
 
 
 def feature_columns(snapshot: Snapshot) -> dict[str, tuple[Column, ...]]:
@@ -42,4 +41,4 @@ def find_column(columns: dict[str, tuple[Column, ...]], name: str) -> tuple[str,
 
 def _columns(snapshot: Snapshot, key: str) -> tuple[Column, ...]:
     schema = read_schema(snapshot.objects.path(key) / FEATURES_TABLE)
-    return tuple(column for column in columns_of(schema) if column.name != _KEY_COLUMN)
+    return tuple(column for column in columns_of(schema) if column.name != CLIP_KEY.name)

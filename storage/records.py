@@ -1,5 +1,6 @@
 """Small records that steps hand to each other; plain values only, so that they travel as JSON."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -135,3 +136,20 @@ class StepResult:
     seconds: float
     is_new: bool
     failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResults:
+    """One shard as a refresh hands it to publishing: its sources and the objects made of them.
+
+    Attributes:
+        shard: the shard as it stands in the snapshot, without failed sources.
+        members: its sources, in its order.
+        cut: the committed cut.
+        features: extractor -> committed object.
+    """
+
+    shard: Shard
+    members: tuple[Member, ...]
+    cut: StepResult
+    features: Mapping[str, StepResult]

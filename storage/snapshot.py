@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from storage.cut_tables import CLIP_KEY, FRAMES_FOLDER, TRACKS_FILE
 from storage.errors import ConfigError, SnapshotConflict, StoreCorrupt
 from storage.files import create_exclusive, make_dir
 from storage.frame_store import FrameStore
@@ -28,7 +29,7 @@ from storage.records import Member, Shard
 from storage.tables import read_row, read_table, to_numpy
 
 SCHEMA_VERSION = 1
-_REF_COLUMNS = ("name", "clip", "shard_id", "row", "num_frames")
+_REF_COLUMNS = ("name", CLIP_KEY.name, "shard_id", "row", "num_frames")
 # Each open shard holds a file descriptor, of which a process commonly has 1024.
 _MAX_OPEN_SHARDS = 256
 CLIPS_TABLE = "clips.parquet"
@@ -222,8 +223,8 @@ class Snapshot:
             while len(self._frames) >= _MAX_OPEN_SHARDS:
                 self._frames.pop(next(iter(self._frames))).close()
             files = self.objects.manifest(shard.cut.key).files
-            folder = self.objects.path(shard.cut.key) / "frames"
-            self._frames[shard.shard_id] = FrameStore(folder, files["frames/data.mdb"].bytes)
+            folder = self.objects.path(shard.cut.key) / FRAMES_FOLDER
+            self._frames[shard.shard_id] = FrameStore(folder, files[f"{FRAMES_FOLDER}/data.mdb"].bytes)
         return self._frames[shard.shard_id]
 
     def frame(self, clip: ClipRef, index: int) -> NDArray[np.uint8]:
@@ -254,7 +255,7 @@ class Snapshot:
 
     def tracks(self, clip: ClipRef) -> dict[str, Any]:
         """What the cut knows of a clip per frame: landmarks, source boxes, faces, damage."""
-        return read_row(self.objects.path(clip.shard.cut.key) / "tracks.parquet", clip.row)
+        return read_row(self.objects.path(clip.shard.cut.key) / TRACKS_FILE, clip.row)
 
     def _features_path(self, shard: ShardEntry, extractor: str) -> Path:
         if extractor not in shard.features:

@@ -18,12 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.catalog import Dataset, Layout
+from storage.cut_tables import (
+    CLIP_COLUMNS,
+    CLIPS_FILE,
+    FRAMES_FOLDER,
+    SOURCE_COLUMNS,
+    SOURCES_FILE,
+    TRACK_COLUMNS,
+    TRACKS_FILE,
+    clip_key,
+)
 from storage.errors import OutOfSpace, Reason, Rejected, StoreCorrupt, error_text
 from storage.frame_store import FrameStoreWriter
 from storage.keys import sha256_file
 from storage.objects import ObjectStore
 from storage.records import Source, Span, StepResult
-from storage.tables import Column, write_table
+from storage.tables import write_table
 from storage.timelaw import FPS, num_samples
 from tasks.faces.backend import FaceBackend, load_backend
 from tasks.faces.track import FaceTracker, TrackParams
@@ -34,54 +44,8 @@ from tasks.media.video import AudioTrack, MediaInfo, MediaLimits, SlotFrame, cut
 from tasks.step_keys import cut_key
 from tasks.windows import Window, WindowAssembler
 
-FRAMES_FOLDER = "frames"
-CLIPS_FILE = "clips.parquet"
-TRACKS_FILE = "tracks.parquet"
-SOURCES_FILE = "sources.parquet"
-
 # Audio that starts late or ends early by less than this is padded with silence instead of shortening the video.
 AV_PAD_S = 0.1
-
-SOURCE_COLUMNS = (
-    Column("source_id", "string"),
-    Column("state", "string", doc="done or rejected"),
-    Column("reason", "string", doc="reason code of a rejected source"),
-    Column("detail", "string", doc="what was found, for a person"),
-    Column("container", "string"),
-    Column("codec", "string"),
-    Column("width_px", "int32", unit="px"),
-    Column("height_px", "int32", unit="px"),
-    Column("rotation_deg", "int32", unit="deg"),
-    Column("avg_fps", "float64", unit="Hz"),
-    Column("is_variable_rate", "bool"),
-    Column("has_audio", "bool"),
-    Column("num_slots", "int64", doc="25-fps frames of the whole source"),
-    Column("num_corrupt", "int64", doc="of those, frames the decoder flagged"),
-)
-CLIP_COLUMNS = (
-    Column("clip", "string", doc="clip key: source_id.window"),
-    Column("source_id", "string"),
-    Column("window", "int32", doc="1-based among the expected clips of the source"),
-    Column("span", "int32", doc="0-based index of the annotated span, 0 without annotations"),
-    Column("is_stored", "bool"),
-    Column("reason", "string", doc="why an expected clip is not stored"),
-    Column("detail", "string"),
-    Column("num_frames", "int32"),
-    Column("start_s", "float64", unit="s", doc="container time of the first frame"),
-    Column("has_audio", "bool"),
-    Column("crop_x_px", "int32", unit="px", doc="left edge of the crop in the upright source"),
-    Column("crop_y_px", "int32", unit="px"),
-    Column("crop_side_px", "int32", unit="px"),
-    Column("size_px", "int32", unit="px", doc="side of the stored frames"),
-    Column("source_to_crop", "float64", (3, 3), doc="homogeneous transform of pixel coordinates"),
-)
-TRACK_COLUMNS = (
-    Column("clip", "string"),
-    Column("landmarks", "float32", ("N", 68, 2), unit="px in crop", rate_hz=FPS, doc="NaN where not found"),
-    Column("source_box", "float32", ("N", 4), unit="px in source", rate_hz=FPS, doc="xyxy, NaN where not found"),
-    Column("num_faces", "int16", ("N",), rate_hz=FPS, doc="faces tracked in the source frame"),
-    Column("is_corrupt", "bool", ("N",), rate_hz=FPS, doc="the decoder flagged the shown frame"),
-)
 
 
 def cut_shard(
@@ -350,7 +314,7 @@ class _Job:
     def _row(self, stretch: _Stretch, index: int, start: int, num_frames: int) -> dict[str, Any]:
         """The row of CLIP_COLUMNS of an expected clip that is not stored (yet)."""
         return {
-            "clip": f"{self.source.source_id}.{index:04d}", "source_id": self.source.source_id, "window": index,
+            "clip": clip_key(self.source.source_id, index), "source_id": self.source.source_id, "window": index,
             "span": stretch.index, "is_stored": False, "reason": "", "detail": "", "num_frames": num_frames,
             "start_s": (stretch.first + start) / FPS, "has_audio": self.audio is not None,
             "crop_x_px": 0, "crop_y_px": 0, "crop_side_px": 0, "size_px": self.dataset.crop.size_px,

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from storage.cut_tables import CLIP_KEY, CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE
 from storage.errors import TalksetError
 from storage.keys import canonical_json
 from storage.objects import ObjectStore
@@ -15,7 +16,6 @@ from storage.snapshot import FEATURES_TABLE
 from storage.tables import read_table, to_numpy, write_table
 from tasks import features
 from tasks.clip import Clip
-from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE
 from tasks.step_keys import feature_key
 
 
@@ -43,7 +43,7 @@ def extract_shard(
             rows = _rows(name, params, clips)
             columns = features.discover()[name].COLUMNS
             metadata = {"extractor": name, "params": canonical_json(features.key_params(name, params)).decode()}
-            write_table(staging.path / FEATURES_TABLE, rows, (features.CLIP_KEY, *columns), metadata)
+            write_table(staging.path / FEATURES_TABLE, rows, (CLIP_KEY, *columns), metadata)
             staging.commit(timing={"seconds": round(time.monotonic() - began, 3)})
     ref = store.open(key)
     seconds = time.monotonic() - began if is_new else 0.0
@@ -88,7 +88,7 @@ def _feature_arrays(tables: Mapping[str, Any], row: int) -> dict[str, NDArray]:
         column: to_numpy(table, column, row)
         for table in tables.values()
         for column in table.column_names
-        if column != features.CLIP_KEY.name
+        if column != CLIP_KEY.name
     }
 
 
@@ -101,7 +101,7 @@ def _rows(name: str, params: BaseModel, clips: Sequence[Clip]) -> list[dict[str,
     rows = []
     for clip in clips:
         try:
-            rows.append({features.CLIP_KEY.name: clip.key, **extractor.extract(clip, params, shared[clip.group])})
+            rows.append({CLIP_KEY.name: clip.key, **extractor.extract(clip, params, shared[clip.group])})
         except TalksetError:
             raise
         except Exception as error:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ from numpy.typing import NDArray
 
 from storage import snapshot as snapshots
 from storage.catalog import Dataset, SplitRule
+from storage.cut_tables import CLIPS_FILE, SOURCES_FILE
 from storage.emotions import canonical_emotion
 from storage.errors import AccountingError, Reason
 from storage.keys import object_key
 from storage.objects import ObjectRef, ObjectStore
-from storage.records import Member, Shard, Source, State, StepResult
+from storage.records import ShardResults, Source, State, StepResult
 from storage.snapshot import CLIPS_TABLE, FEATURES_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
 from storage.tables import Column, read_numbers, read_table, write_scalars
 from storage.timelaw import FPS
 from tasks import features
-from tasks.cut import CLIPS_FILE, SOURCES_FILE
 from tasks.inventory import Inventory
 from tasks.plan import Plan
 
@@ -36,23 +35,6 @@ _REASON_OF_SCORE = {
     "quality_valid_share": Reason.FACE_LEFT_FRAME,
     "quality_multi_face_share": Reason.MULTI_FACE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ShardResults:
-    """What a refresh holds of one shard: the committed cut, the features, and what failed.
-
-    Attributes:
-        shard: as it stands in the snapshot (without failed sources).
-        members: its sources, in its order.
-        cut: its cut.
-        features: extractor -> its object.
-    """
-
-    shard: Shard
-    members: tuple[Member, ...]
-    cut: StepResult
-    features: Mapping[str, StepResult]
 
 
 def publish_snapshot(

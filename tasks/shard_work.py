@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ValidationError
 
 from storage.catalog import Dataset, nearest
+from storage.cut_tables import CLIPS_FILE
 from storage.errors import ConfigError
 from storage.objects import ObjectStore
 from storage.records import Member, Shard, Source, StepResult
 from storage.tables import read_table
 from tasks import features
-from tasks.cut import CLIPS_FILE
 from tasks.faces.track import TrackParams
 from tasks.plan import Plan
 from tasks.step_keys import cut_key, feature_key

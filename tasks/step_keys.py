@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from storage.catalog import Dataset
-from storage.keys import library_versions, object_key
+from storage.cut_tables import CLIP_COLUMNS, SOURCE_COLUMNS, TRACK_COLUMNS
+from storage.keys import canonical_json, library_versions, object_key, sha256_hex
 from storage.records import Member
 from storage.weights import fingerprint
 from tasks.faces.backend import backend_facts
@@ -21,6 +23,7 @@ CUT_CODE_FILES = (
     "cut.py", "windows.py", "geometry.py", "media/frame_buffer.py", "media/video.py", "media/resample.py",
     "media/__init__.py", "faces/track.py", "faces/cuts.py",
 )  # fmt: skip
+_CUT_COLUMNS = (*SOURCE_COLUMNS, *CLIP_COLUMNS, *TRACK_COLUMNS)
 _CUT_LIBRARIES = ("av", "numpy", "numba", "opencv-python", "soxr")
 
 
@@ -34,6 +37,7 @@ def cut_key(dataset: Dataset, members: Sequence[Member]) -> tuple[str, dict[str,
         # How long reading may take decides what fails, not what is made.
         "limits": dataset.limits.model_dump(exclude={"max_wall_s"}),
         "code": code_digest(CUT_CODE_FILES + facts.code_files),
+        "columns": sha256_hex(canonical_json([astuple(column) for column in _CUT_COLUMNS])),
         "libraries": library_versions(_CUT_LIBRARIES + facts.libraries),
         "weights": {name: fingerprint(name) for name in facts.weight_files},
     }

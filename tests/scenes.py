@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.catalog import ClipRule, Dataset, Layout
+from storage.cut_tables import CLIPS_FILE, FRAMES_FOLDER, SOURCES_FILE, TRACKS_FILE
 from storage.frame_store import FrameStore
 from storage.keys import sha256_file
 from storage.objects import ObjectStore
 from storage.records import Source
 from storage.tables import read_table, to_numpy
 from storage.timelaw import SAMPLE_RATE_HZ
-from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, SOURCES_FILE, TRACKS_FILE, cut_shard
+from tasks.cut import cut_shard
 from tasks.faces.backend import FaceBackend
 from tasks.media.encode import VideoWriter
 

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from storage import cut_tables
 from storage import snapshot as snapshots
 from storage.catalog import ClipRule, Dataset, Layout, SplitRule, Threshold
 from storage.emotions import EMOTIONS
@@ -92,9 +93,10 @@ def build_store(
         shard_minutes: small, so that there are several shards.
         skipped_features: extractor -> why it did not run.
     """
+    from storage.records import ShardResults
     from tasks.inventory import Inventory
     from tasks.plan import make_plan
-    from tasks.publish import ShardResults, publish_snapshot
+    from tasks.publish import publish_snapshot
 
     dataset = synthetic_dataset(num_subjects, thresholds, shard_minutes)
     takes = regular_takes(num_subjects, clips_per_subject, num_frames, seed)
@@ -210,7 +212,6 @@ def _subject(number: int) -> str:
 
 def commit_cut(store: ObjectStore, shard: Shard, takes: Sequence[Take], seed: int, with_media: bool) -> StepResult:
     """Commits what tasks.cut would have committed of `takes` (without frames and tracks when there is no media)."""
-    from tasks import cut
 
     inputs = {"synthetic": [take.source.source_id for take in takes], "seed": seed, "with_media": with_media}
     key = object_key("cut", 0, inputs)
@@ -219,8 +220,10 @@ def commit_cut(store: ObjectStore, shard: Shard, takes: Sequence[Take], seed: in
             if with_media:
                 _write_media(staging.path, [take for take in takes if take.refusal is None])
             rows = [row for take in takes if take.refusal is None for row in clip_rows(take)]
-            write_table(staging.path / cut.CLIPS_FILE, rows, cut.CLIP_COLUMNS)
-            write_table(staging.path / cut.SOURCES_FILE, [_source_row(take) for take in takes], cut.SOURCE_COLUMNS)
+            write_table(staging.path / cut_tables.CLIPS_FILE, rows, cut_tables.CLIP_COLUMNS)
+            write_table(
+                staging.path / cut_tables.SOURCES_FILE, [_source_row(take) for take in takes], cut_tables.SOURCE_COLUMNS
+            )
             staging.commit(timing={take.source.source_id: _cut_seconds(take) for take in takes})
     num_clips = sum(max(1, take.num_windows - 1) for take in takes if take.refusal is None)
     return _result("cut", shard, store, key, num_clips)
@@ -252,7 +255,7 @@ def clip_rows(take: Take) -> list[dict[str, Any]]:
 def _clip_row(take: Take, window: int) -> dict[str, Any]:
     source_id, side = take.source.source_id, max(1, round(SIZE_PX * take.source_px_per_crop_px))
     row = {
-        "clip": f"{source_id}.{window:04d}", "source_id": source_id, "window": window, "span": 0, "has_audio": True,
+        "clip": cut_tables.clip_key(source_id, window), "source_id": source_id, "window": window, "span": 0, "has_audio": True,
         "start_s": (window - 1) * take.num_frames / FPS, "size_px": SIZE_PX,
     }  # fmt: skip
     if window == take.num_windows > 1:
@@ -280,17 +283,16 @@ def _source_row(take: Take) -> dict[str, Any]:
 
 def _write_media(folder: Path, takes: Sequence[Take]) -> None:
     """The LMDB and tracks.parquet of the stored clips."""
-    from tasks import cut
 
     tracks = []
-    with FrameStoreWriter(folder / cut.FRAMES_FOLDER, map_size=1 << 24) as writer:
+    with FrameStoreWriter(folder / cut_tables.FRAMES_FOLDER, map_size=1 << 24) as writer:
         for take in takes:
             for row in clip_rows(take):
                 if row["is_stored"]:
                     jpegs, pcm16, track = _speak(take, row)
                     writer.put_clip(row["clip"], jpegs, pcm16)
                     tracks.append(track)
-    write_table(folder / cut.TRACKS_FILE, tracks, cut.TRACK_COLUMNS)
+    write_table(folder / cut_tables.TRACKS_FILE, tracks, cut_tables.TRACK_COLUMNS)
 
 
 def _speak(take: Take, row: Mapping[str, Any]) -> tuple[list[bytes], NDArray[np.int16], dict[str, Any]]:
@@ -322,21 +324,20 @@ def _random_scores(name: str, shard: Shard, cut: StepResult, store: ObjectStore)
     """A feature object with the scalar columns of an extractor only."""
     from storage.snapshot import FEATURES_TABLE
     from storage.tables import read_table
-    from tasks import cut as cutting
     from tasks import features
 
     inputs = {"cut": cut.key, "synthetic": True}
     key = object_key(name, 0, inputs)
     if not store.exists(key):
-        table = read_table(store.path(cut.key) / cutting.CLIPS_FILE, ["clip", "is_stored"]).to_pylist()
+        table = read_table(store.path(cut.key) / cut_tables.CLIPS_FILE, ["clip", "is_stored"]).to_pylist()
         clips = [row["clip"] for row in table if row["is_stored"]]
         columns = [column for column in features.discover()[name].COLUMNS if not column.shape]
         rng = np.random.default_rng(int(key[:8], 16))
         drawn = [_draw(rng, column.name, column.dtype, len(clips)).tolist() for column in columns]
-        names = [features.CLIP_KEY.name, *(column.name for column in columns)]
+        names = [cut_tables.CLIP_KEY.name, *(column.name for column in columns)]
         rows = [dict(zip(names, values, strict=True)) for values in zip(clips, *drawn, strict=True)]
         with store.stage(name, key, inputs) as staging:
-            write_scalars(staging.path / FEATURES_TABLE, rows, (features.CLIP_KEY, *columns))
+            write_scalars(staging.path / FEATURES_TABLE, rows, (cut_tables.CLIP_KEY, *columns))
             staging.commit(timing={"seconds": round(0.01 * len(clips), 3)})
     return _result(name, shard, store, key, cut.num_clips)
 

@@ -19,9 +19,8 @@ from flows.pipeline.prepare import Run
 from flows.reporting.artifacts import close_lost_task_run
 from flows.reporting.logs import run_logger
 from storage.errors import OutOfSpace, ServiceLost, error_text
-from storage.records import Shard, Source, StepResult
+from storage.records import Shard, ShardResults, Source, StepResult
 from tasks import features
-from tasks.publish import ShardResults
 from tasks.shard_work import ShardWork, subject_groups
 
 # Enough that no worker waits for the driver, few enough that memory does not grow with the dataset.

@@ -14,11 +14,10 @@ from storage.catalog import Dataset, load_dataset
 from storage.errors import ConfigError, PreflightError, Reason
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
-from storage.records import Source
+from storage.records import ShardResults, Source
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory
 from tasks.plan import Plan, make_plan
-from tasks.publish import ShardResults
 from tasks.shard_work import ShardWork, find_work, resolve_features, reusable_shards
 
 

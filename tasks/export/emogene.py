@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.cut_tables import CLIP_KEY, CLIPS_FILE
 from storage.emotions import EMOTIONS, emotion_id
 from storage.snapshot import ClipRef, Snapshot
 from storage.tables import Column, read_table, to_numpy
@@ -158,8 +159,10 @@ def _crops(snapshot: Snapshot) -> dict[str, NDArray[np.float64]]:
     """Clip key -> source_to_crop [3, 3], of every clip of every shard."""
     crops = {}
     for shard in snapshot.body.shards:
-        table = read_table(snapshot.objects.path(shard.cut.key) / "clips.parquet", ["clip", "source_to_crop"])
-        crops |= {clip: to_numpy(table, "source_to_crop", row) for row, clip in enumerate(table["clip"].to_pylist())}
+        table = read_table(snapshot.objects.path(shard.cut.key) / CLIPS_FILE, [CLIP_KEY.name, "source_to_crop"])
+        crops |= {
+            clip: to_numpy(table, "source_to_crop", row) for row, clip in enumerate(table[CLIP_KEY.name].to_pylist())
+        }
     return crops
 
 

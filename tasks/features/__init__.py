@@ -16,8 +16,6 @@ from pydantic import BaseModel
 from storage.tables import Column
 from tasks.clip import Clip
 
-CLIP_KEY = Column("clip", "string", doc="clip key of the row")
-
 Arrays = Mapping[str, NDArray[Any] | np.generic | float | int | bool | str]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from storage.cut_tables import CLIP_KEY
 from storage.objects import Manifest
 from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
 from storage.tables import Column, columns_of, read_schema
@@ -107,7 +108,7 @@ def _extractors(shards: Iterable[ShardEntry]) -> list[str]:
 def _columns(snapshot: Snapshot, name: str) -> tuple[Column, ...]:
     key = next(shard.features[name].key for shard in snapshot.body.shards if name in shard.features)
     columns = columns_of(read_schema(snapshot.objects.path(key) / FEATURES_TABLE))
-    return tuple(column for column in columns if column.name != "clip")
+    return tuple(column for column in columns if column.name != CLIP_KEY.name)
 
 
 def _feature(snapshot: Snapshot, name: str) -> Feature:

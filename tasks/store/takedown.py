@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.cut_tables import SOURCES_FILE
 from storage.errors import ConfigError, StoreCorrupt
 from storage.objects import ObjectStore
 from storage.snapshot import latest, store_dataset
 from storage.tables import read_table
 from storage.takedowns import Takedown, add_takedown, load_takedowns, remove_takedown
-from tasks.cut import SOURCES_FILE
 from tasks.store.lineage.history import History, gone_lines, read_history, source_rows
 from tasks.store.lineage.names import digest_of_file, the_one
 from tasks.store.lineage.of_source import Content, match_sources, shards_with, source_lineage

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from storage.cut_tables import CLIP_KEY, CLIPS_FILE, TRACKS_FILE
 from storage.errors import StoreCorrupt
 from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
 from storage.tables import read_table
-from tasks.cut import CLIPS_FILE, TRACKS_FILE
 
-_PLACE = ("clip", "shard_id", "row")
+_PLACE = (CLIP_KEY.name, "shard_id", "row")
 
 
 def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> list[str]:
@@ -54,7 +54,7 @@ def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) ->
     folder = snapshot.objects.path(shard.cut.key)
     stored = [
         row
-        for row in read_table(folder / CLIPS_FILE, ["clip", "num_frames", "is_stored"]).to_pylist()
+        for row in read_table(folder / CLIPS_FILE, [CLIP_KEY.name, "num_frames", "is_stored"]).to_pylist()
         if row["is_stored"]
     ]
     names = [row["clip"] for row in stored]
@@ -66,7 +66,7 @@ def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) ->
     for name, ref in shard.features.items():
         tables[name] = snapshot.objects.path(ref.key) / FEATURES_TABLE
     for name, path in tables.items():
-        if read_table(path, ["clip"])["clip"].to_pylist() != names:
+        if read_table(path, [CLIP_KEY.name])[CLIP_KEY.name].to_pylist() != names:
             yield f"shard {shard.shard_id}: rows of {name} are not the stored clips ({_short(path)})"
     wrong = [clip for clip, row in rows.items() if row >= 0 and (row >= len(names) or names[row] != clip)]
     if wrong:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from storage.catalog import load_dataset
+from storage.cut_tables import CLIPS_FILE
 from storage.hash_cache import HashCache
 from storage.objects import ObjectStore
 from storage.snapshot import FEATURES_TABLE
 from storage.tables import read_table, to_numpy
-from tasks.cut import CLIPS_FILE, cut_shard
+from tasks.cut import cut_shard
 from tasks.demo import make_demo
 from tasks.extract import extract_shard
 from tasks.inventory import take_inventory

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.cut_tables import CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE
 from storage.errors import StoreCorrupt
 from storage.objects import ObjectStore
 from storage.records import StepResult
 from storage.snapshot import FEATURES_TABLE
 from storage.tables import read_table, to_numpy
 from tasks import features
-from tasks.cut import CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE, cut_shard
+from tasks.cut import cut_shard
 from tasks.extract import extract_shard, load_clips
 from tests.scenes import HEAD_CLIPS, dataset_in, heads, hum, scene, sliding, source_at, steady, write_scene
 

@@ -14,12 +14,12 @@ from storage import snapshot as snapshots
 from storage.catalog import SplitRule, Threshold
 from storage.errors import AccountingError, OutOfSpace, Reason
 from storage.objects import ObjectStore
-from storage.records import Shard
+from storage.records import Shard, ShardResults
 from storage.snapshot import Snapshot
 from tasks import publish
 from tasks.inventory import Inventory
 from tasks.plan import Plan, make_plan
-from tasks.publish import ShardResults, publish_snapshot, split_of
+from tasks.publish import publish_snapshot, split_of
 from tasks.store.verify import verify_snapshot
 from tests.storage import processes
 from tests.synthetic_store import (

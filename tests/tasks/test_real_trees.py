@@ -10,6 +10,7 @@ import pytest
 from storage.catalog import load_dataset
 from storage.hash_cache import HashCache
 from storage.objects import ObjectStore
+from storage.records import ShardResults
 from storage.snapshot import bind_store
 from tasks.cut import cut_shard
 from tasks.extract import extract_shard
@@ -17,7 +18,7 @@ from tasks.inventory import take_inventory
 from tasks.media.encode import VideoWriter, write_audio_file
 from tasks.media.video import iter_slots, read_audio
 from tasks.plan import make_plan
-from tasks.publish import ShardResults, publish_snapshot
+from tasks.publish import publish_snapshot
 from tasks.shard_work import feature_params
 
 CATALOG = Path(__file__).resolve().parents[2] / "datasets.yaml"

@@ -7,11 +7,11 @@ import pytest
 from pydantic import BaseModel
 
 from storage.catalog import CropRule, Dataset, FaceRule, Threshold
+from storage.cut_tables import CLIP_COLUMNS, CLIPS_FILE
 from storage.errors import ConfigError
 from storage.objects import ObjectStore
 from storage.records import Member, Source
 from storage.tables import write_table
-from tasks.cut import CLIP_COLUMNS, CLIPS_FILE
 from tasks.plan import make_plan
 from tasks.shard_work import find_work, resolve_features, reusable_shards, subject_groups
 from tasks.step_keys import cut_key, feature_key

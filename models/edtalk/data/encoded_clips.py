@@ -9,7 +9,7 @@ leaves those out.
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from models.edtalk.networks.edtalk import EDTalk
 from models.training.engine.batches import to_device
 from models.training.runs.environment import chosen_device
 from models.training.runs.signals import leave_to_parent
+from storage.cut_tables import CLIP_KEY
 from storage.keys import library_versions, object_key
 from storage.snapshot import ClipRef, Snapshot
 from storage.tables import Column, read_table, to_numpy, write_table
@@ -143,14 +144,14 @@ def _rows(codes: NDArray[np.float32], clips: Sequence[ClipRef], model: EDTalk) -
     ends = np.cumsum(list(_sizes(model).values()))[:-1]
     parts = np.split(codes, np.cumsum([clip.num_frames for clip in clips])[:-1])
     return [
-        {"clip": clip.clip} | dict(zip(_sizes(model), np.split(part, ends, axis=1), strict=True))
+        {CLIP_KEY.name: clip.clip} | dict(zip(_sizes(model), np.split(part, ends, axis=1), strict=True))
         for clip, part in zip(clips, parts, strict=True)
     ]
 
 
 def _columns(model: EDTalk) -> tuple[Column, ...]:
     sizes = _sizes(model).items()
-    return Column("clip", "string"), *(Column(kind, "float32", ("N", size), rate_hz=25.0) for kind, size in sizes)
+    return replace(CLIP_KEY, doc=""), *(Column(kind, "float32", ("N", size), rate_hz=25.0) for kind, size in sizes)
 
 
 def _sizes(model: EDTalk) -> dict[str, int]:
@@ -162,7 +163,7 @@ def _sizes(model: EDTalk) -> dict[str, int]:
 def _read(path: Path) -> dict[str, ClipCodes]:
     table = read_table(path)
     found = {}
-    for row, clip in enumerate(table.column("clip").to_pylist()):
+    for row, clip in enumerate(table.column(CLIP_KEY.name).to_pylist()):
         cells = {kind: to_numpy(table, kind, row) for kind in KINDS if kind in table.column_names}
         found[clip] = ClipCodes(cells["mouth"], cells["pose"], cells.get("expression", cells["pose"][:, :0]))
     return found

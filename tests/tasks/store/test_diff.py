@@ -9,11 +9,11 @@ import pytest
 
 from storage.catalog import Threshold
 from storage.errors import Reason
-from storage.records import Source
+from storage.records import ShardResults, Source
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory
 from tasks.plan import make_plan
-from tasks.publish import ShardResults, publish_snapshot
+from tasks.publish import publish_snapshot
 from tasks.store.diff import diff_snapshots
 from tests import synthetic_store
 from tests.synthetic_store import Take, build_store, regular_takes, synthetic_dataset

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from storage import snapshot as snapshots
 from storage.catalog import AudioRule
+from storage.cut_tables import SOURCES_FILE
 from storage.errors import ConfigError
 from storage.hash_cache import HashCache
 from storage.keys import sha256_hex
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
-from storage.records import Source
+from storage.records import ShardResults, Source
 from storage.snapshot import Snapshot, bind_store
 from storage.tables import read_table
 from storage.takedowns import load_takedowns
-from tasks.cut import SOURCES_FILE
 from tasks.inventory import take_inventory
 from tasks.plan import make_plan
-from tasks.publish import ShardResults, publish_snapshot
+from tasks.publish import publish_snapshot
 from tasks.store.gc import find_garbage, remove_garbage
 from tasks.store.lineage import lineage
 from tasks.store.takedown import list_takedowns, put_back, take_down
