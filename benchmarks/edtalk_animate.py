@@ -25,8 +25,8 @@ from models.edtalk.networks.audio2lip import Audio2Lip
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.shape import Shape
 from storage.timelaw import FPS, SAMPLE_RATE_HZ
+from tasks.media.audio import read_audio
 from tasks.media.encode import write_audio_file
-from tasks.media.video import read_audio
 
 # Enough that the memory of the first batch, which the system clears page by page, is a small part of it.
 NUM_FRAMES, NUM_ROUNDS = 200, 2

@@ -354,8 +354,8 @@ def _cut_nothing(shard_id: str, sources: Sequence[Source], *_: Any) -> StepResul
     return _result("cut", shard_id, tuple(source.source_id for source in sources))
 
 
-def _extract_nothing(name: str, _: Any, shard_id: str, cut: StepResult, *__: Any) -> StepResult:
-    return _result(name, shard_id, cut.source_ids)
+def _extract_nothing(name: str, _: Any, cut: StepResult, *__: Any) -> StepResult:
+    return _result(name, cut.shard_id, cut.source_ids)
 
 
 def _result(step: str, shard_id: str, source_ids: tuple[str, ...]) -> StepResult:

@@ -28,8 +28,9 @@ from tasks import features
 from tasks.cut import cut_shard
 from tasks.extract import extract_shard
 from tasks.inventory import header_seconds, take_inventory
-from tasks.media.encode import VideoWriter
-from tasks.media.video import iter_slots, read_audio
+from tasks.media.audio import read_audio
+from tasks.media.encode import VideoFormat, VideoWriter
+from tasks.media.video import iter_slots
 from tasks.shard_work import resolve_features
 
 REPEATS = 3
@@ -77,7 +78,7 @@ def measure(folder: Path, path: Path) -> dict[str, float]:
     keys: dict[str, str] = {}
     for name, param in params.items():
         needs = {need: keys[need] for need in features.discover()[name].REQUIRES}
-        out[name], result = _cpu(lambda n=name, p=param, k=needs: extract_shard(n, p, "bench", cut, k, [0], store))
+        out[name], result = _cpu(lambda n=name, p=param, k=needs: extract_shard(n, p, cut, k, [0], store))
         keys[name] = result.key
     out["whole"] = sum(value for key, value in out.items() if key not in ("decode", "frames"))
     shutil.rmtree(folder / "store")
@@ -120,7 +121,7 @@ def _compose(source: Path, target: Path, width: int, height: int) -> None:
     audio = read_audio(source)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 2.0, (8, height, width)).astype(np.float32)
-    with VideoWriter(target, width, height, Fraction(25), 16000, crf=20, preset="medium") as writer:
+    with VideoWriter(target, VideoFormat(width, height, Fraction(25), 16000, crf=20, preset="medium")) as writer:
         for frame in iter_slots(source):
             planes = [_canvas(plane, shape) for plane, shape in _planes(frame, width, height)]
             planes[0] = np.clip(planes[0] + noise[frame.slot % 8], 0, 255).astype(np.uint8)

@@ -146,7 +146,7 @@ def _extract(name: str, folder: Path, store: Path, cut: Any, needs: Any) -> tupl
     began = time.process_time()
     keys = {need: result.key for need, (result, _, _) in needs.items()}
     params = feature_params(_dataset(folder), name)
-    result = extract_shard(name, params, "bench", cut[0], keys, range(len(cut[0].source_ids)), ObjectStore(store))
+    result = extract_shard(name, params, cut[0], keys, range(len(cut[0].source_ids)), ObjectStore(store))
     return result, time.process_time() - began, 0
 
 

@@ -37,7 +37,7 @@ from storage.files import out_of_space
 from storage.timelaw import FPS, SAMPLE_RATE_HZ, num_samples
 from tasks.faces.backend import load_backend
 from tasks.geometry import DEFAULT_MARGIN
-from tasks.media.encode import VideoWriter
+from tasks.media.encode import VideoFormat, VideoWriter
 from tasks.portrait.driving_audio import DrivingSound, read_driving_sound, video_sound
 from tasks.portrait.enhance import Enhancer, load_enhancer
 from tasks.portrait.find import Box, Framing, Portrait, Shown, crops, find_portrait, frames, is_video
@@ -298,7 +298,8 @@ def _write(options: AnimateOptions, plan: _Plan, pictures: Iterator[Picture], we
     rate_hz = None if plan.samples is None else SAMPLE_RATE_HZ
 
     def writer() -> VideoWriter:
-        return VideoWriter(options.out, width, height, Fraction(FPS), rate_hz, CRF, PRESET, metadata=comment)
+        form = VideoFormat(width, height, Fraction(FPS), rate_hz, CRF, PRESET, metadata=comment)
+        return VideoWriter(options.out, form)
 
     with closing(Progress(options.is_quiet)) as progress, _opened(options.out, writer) as file:
         progress.start("animate", plan.num_frames, "frames")

@@ -38,9 +38,11 @@ from storage.timelaw import FPS, num_samples
 from tasks.faces.backend import FaceBackend, load_backend
 from tasks.faces.track import FaceTracker, TrackParams
 from tasks.geometry import crop_square, face_box, transform_points
+from tasks.media.audio import AudioTrack, cut_audio, read_audio
+from tasks.media.container import MediaLimits
 from tasks.media.frame_buffer import BLOCK_FRAMES, FrameBuffer
 from tasks.media.resample import CropResizer, crop_transform
-from tasks.media.video import AudioTrack, MediaInfo, MediaLimits, SlotFrame, cut_audio, iter_slots, probe, read_audio
+from tasks.media.video import MediaInfo, SlotFrame, iter_slots, probe
 from tasks.step_keys import cut_key
 from tasks.windows import Window, WindowAssembler
 

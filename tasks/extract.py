@@ -20,16 +20,14 @@ from tasks.step_keys import feature_key
 
 
 def extract_shard(
-    name: str, params: BaseModel, shard_id: str, cut: StepResult, needs: Mapping[str, str], groups: Sequence[int],
-    store: ObjectStore,
-) -> StepResult:  # fmt: skip
+    name: str, params: BaseModel, cut: StepResult, needs: Mapping[str, str], groups: Sequence[int], store: ObjectStore
+) -> StepResult:
     """Runs extractor `name` over the shard and commits its table; rows are in the order of the cut's stored clips.
 
     Args:
         name: extractor, a file in tasks/features.
         params: its parameters.
-        shard_id: for the record.
-        cut: the shard's cut.
+        cut: result of the shard's cut.
         needs: required extractor -> key of its committed object for this shard.
         groups: one number per source of `cut.source_ids`; equal numbers are the same subject.
         store: where to read and write.
@@ -47,7 +45,9 @@ def extract_shard(
             staging.commit(timing={"seconds": round(time.monotonic() - began, 3)})
     ref = store.open(key)
     seconds = time.monotonic() - began if is_new else 0.0
-    return StepResult(name, shard_id, cut.source_ids, key, ref.digest, ref.num_bytes, cut.num_clips, seconds, is_new)
+    return StepResult(
+        name, cut.shard_id, cut.source_ids, key, ref.digest, ref.num_bytes, cut.num_clips, seconds, is_new
+    )
 
 
 def load_clips(store: ObjectStore, cut: StepResult, needs: Mapping[str, str], groups: Sequence[int]) -> list[Clip]:

@@ -20,8 +20,8 @@ from tasks.faces.backend import backend_facts
 CUT_VERSION = 1
 _TASKS = Path(__file__).parent
 CUT_CODE_FILES = (
-    "cut.py", "windows.py", "geometry.py", "media/frame_buffer.py", "media/video.py", "media/resample.py",
-    "media/__init__.py", "faces/track.py", "faces/cuts.py",
+    "cut.py", "windows.py", "geometry.py", "media/__init__.py", "media/container.py", "media/video.py",
+    "media/audio.py", "media/frame_buffer.py", "media/resample.py", "faces/track.py", "faces/cuts.py",
 )  # fmt: skip
 _CUT_COLUMNS = (*SOURCE_COLUMNS, *CLIP_COLUMNS, *TRACK_COLUMNS)
 _CUT_LIBRARIES = ("av", "numpy", "numba", "opencv-python", "soxr")

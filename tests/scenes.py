@@ -28,7 +28,7 @@ from storage.tables import read_table, to_numpy
 from storage.timelaw import SAMPLE_RATE_HZ
 from tasks.cut import cut_shard
 from tasks.faces.backend import FaceBackend
-from tasks.media.encode import VideoWriter
+from tasks.media.encode import VideoFormat, VideoWriter
 
 HEAD_CLIPS = ("head_shoulders_450_25fps.mp4", "surprise_512_25fps_3s.mp4")  # two persons, frontal
 WIDTH, HEIGHT = 320, 256
@@ -130,7 +130,8 @@ def write_scene(
     """One mp4 of RGB frames and 16-kHz mono `sound` (None: no audio stream)."""
     height, width = frames[0].shape[:2]
     rate_hz = None if sound is None else SAMPLE_RATE_HZ
-    with VideoWriter(path, width, height, Fraction(fps), rate_hz, crf=crf, audio_start_s=sound_start_s) as writer:
+    form = VideoFormat(width, height, Fraction(fps), rate_hz, crf=crf, audio_start_s=sound_start_s)
+    with VideoWriter(path, form) as writer:
         for frame in frames:
             writer.write_frame(frame)
         if sound is not None:

@@ -241,7 +241,7 @@ def commit_features(store: ObjectStore, shard: Shard, cut: StepResult, with_medi
     for name in EXTRACTORS if with_media else SCORE_EXTRACTORS:
         params: BaseModel = features.discover()[name].Params()
         if with_media:
-            out[name] = extract_shard(name, params, shard.shard_id, cut, {}, groups, store)
+            out[name] = extract_shard(name, params, cut, {}, groups, store)
         else:
             out[name] = _random_scores(name, shard, cut, store)
     return out

@@ -47,7 +47,7 @@ def extract(
     order: dict[int, int] = {}
     groups = [order.setdefault(subjects[source_id], len(order)) for source_id in cut_result.source_ids]
     params = feature_params(dataset, name)
-    result = extract_shard(name, params, shard_id, cut_result, keys, groups, ObjectStore(Path(store)))
+    result = extract_shard(name, params, cut_result, keys, groups, ObjectStore(Path(store)))
     _log(result)
     return result
 

@@ -18,7 +18,7 @@ from tasks.demo.motion import Motion, perform
 from tasks.demo.portrait import Portrait, load_portrait
 from tasks.demo.speech import articulation, synthesize
 from tasks.demo.trees import Size, Take, takes
-from tasks.media.encode import VideoWriter, write_audio_file
+from tasks.media.encode import VideoFormat, VideoWriter, write_audio_file
 
 VERSION = 1  # raised whenever the same seed gives other files
 AUDIO_RATE_HZ = 48_000
@@ -132,7 +132,7 @@ def _make_take(root: Path, take: Take, seed: int, offset: int) -> None:
 def _write_video(path: Path, take: Take, motion: Motion, audio: NDArray[np.float32] | None) -> None:
     _, animator = _stage(take.portrait, take.width_px, take.height_px)
     rate_hz = None if audio is None else AUDIO_RATE_HZ
-    with VideoWriter(path, take.width_px, take.height_px, take.fps, rate_hz) as writer:
+    with VideoWriter(path, VideoFormat(take.width_px, take.height_px, take.fps, rate_hz)) as writer:
         if audio is not None:
             writer.write_audio(audio)
         for index in range(take.num_frames):

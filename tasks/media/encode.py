@@ -1,10 +1,11 @@
-"""Encode: write h264/AAC mp4 files and audio files; the only writer that knows PyAV.
+"""Encode: write h264/AAC mp4 files and audio files.
 
 Files appear whole or not at all: bytes go to `<name>.partial`, which takes the final name when everything is written.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,6 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 AAC_BITS_PER_S = 128_000
@@ -26,15 +26,11 @@ LIMITED_RANGE = 1
 _LUMA_RED_BLUE = {BT601_CODE: (0.299, 0.114), BT709_CODE: (0.2126, 0.0722)}
 
 
-class VideoWriter:
-    """One mp4 of constant frame rate: h264 yuv420p, closed GOPs, index in front; optionally one mono AAC stream.
+@dataclass(frozen=True, slots=True)
+class VideoFormat:
+    """Size, rate and quality of a video file.
 
-    Frame i is shown at i/fps, sample j is heard at audio_start_s + j/audio_rate_hz. Colour is limited range, BT.601
-    below 720 rows and BT.709 from 720 on, and tagged so. One encoder thread: the same input gives the same bytes on
-    every machine with the same PyAV.
-
-    Args:
-        path: final name; exists only after a `with` block that ended without an exception.
+    Attributes:
         width_px, height_px: even numbers, as 4:2:0 chroma demands.
         fps: frames per second, exact.
         audio_rate_hz: sample rate of the audio stream, None for a file without one.
@@ -43,35 +39,55 @@ class VideoWriter:
         audio_start_s: time of the first audio sample; above 0 the audio stream starts late by its timestamps (readers
             see it begin up to 1024 samples of silence earlier: the priming of AAC).
         metadata: tags of the file, such as 'comment'.
-
-    Raises:
-        ValueError: odd or empty frame size, negative audio start, audio start without audio.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        width_px: int,
-        height_px: int,
-        fps: Fraction,
-        audio_rate_hz: int | None = None,
-        crf: int = 20,
-        preset: str = "ultrafast",
-        audio_start_s: float = 0.0,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        _check_video(path, width_px, height_px, fps, audio_rate_hz, audio_start_s)
-        self._path, self._partial = path, _partial(path)
-        self._shape = (height_px, width_px)
-        self._color = BT709_CODE if height_px >= 720 else BT601_CODE
-        self._fps = Fraction(fps)
-        self._rate_hz = audio_rate_hz
+    width_px: int
+    height_px: int
+    fps: Fraction
+    audio_rate_hz: int | None = None
+    crf: int = 20
+    preset: str = "ultrafast"
+    audio_start_s: float = 0.0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class VideoWriter:
+    """One mp4 of constant frame rate: h264 yuv420p, closed GOPs, index in front; optionally one mono AAC stream.
+
+    Frame i is shown at i/fps, sample j belongs to audio_start_s + j/audio_rate_hz. Colour is limited range, BT.601
+    below 720 rows and BT.709 from 720 on, and tagged so. One encoder thread: the same input gives the same bytes on
+    every machine with the same PyAV.
+
+    Args:
+        path: final name; exists only after a `with` block that ended without an exception.
+        form: size, rate and quality.
+
+    Raises:
+        ValueError: odd or empty frame size, no frame rate, negative audio start, audio start without audio.
+    """
+
+    def __init__(self, path: Path, form: VideoFormat) -> None:
+        width, height, rate_hz, start_s = form.width_px, form.height_px, form.audio_rate_hz, form.audio_start_s
+        if width <= 0 or height <= 0 or width % 2 or height % 2:
+            raise ValueError(f"{path}: frame size {width}x{height} must be even and positive for 4:2:0 video")
+        if form.fps <= 0:
+            raise ValueError(f"{path}: {form.fps} frames per second")
+        if not math.isfinite(start_s) or start_s < 0 or (start_s > 0 and rate_hz is None):
+            raise ValueError(f"{path}: audio_start_s={start_s} needs an audio stream and a value >= 0")
+        self._path, self._shape, self._fps = path, (height, width), Fraction(form.fps)
+        self._color = BT709_CODE if height >= 720 else BT601_CODE
         self._num_frames = 0
-        self._audio_pts = round(audio_start_s * audio_rate_hz) if audio_rate_hz else 0
-        self._container = av.open(str(self._partial), "w", format="mp4", options=_mp4_options(audio_rate_hz))
-        self._container.metadata.update(metadata or {})
-        self._video = self._add_video(crf, preset)
-        self._audio = _add_audio(self._container, "aac", audio_rate_hz) if audio_rate_hz else None
+        self._container = av.open(str(_partial(path)), "w", format="mp4", options=_mp4_options(rate_hz))
+        self._container.metadata.update(form.metadata)
+        options = {"crf": str(form.crf), "preset": form.preset, "flags": "+cgop", "threads": "1"}
+        self._video = self._container.add_stream("libx264", rate=self._fps, options=options)
+        self._video.height, self._video.width = self._shape
+        self._video.pix_fmt = "yuv420p"
+        self._video.codec_context.time_base = 1 / self._fps
+        context: Any = self._video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = self._color
+        context.color_range = LIMITED_RANGE
+        self._audio = _AudioEncoder(self._container, "aac", rate_hz, start_s) if rate_hz else None
 
     def __enter__(self) -> Self:
         return self
@@ -114,29 +130,16 @@ class VideoWriter:
         Raises:
             ValueError: the file was opened without an audio stream, or the samples are not [n].
         """
-        if self._audio is None or self._rate_hz is None:
-            raise ValueError(f"{self._path}: no audio stream; pass audio_rate_hz")
-        _encode_audio(self._container, self._audio, samples, self._rate_hz, self._audio_pts)
-        self._audio_pts += len(samples)
-
-    def _add_video(self, crf: int, preset: str) -> VideoStream:
-        stream = self._container.add_stream(
-            "libx264", rate=self._fps, options={"crf": str(crf), "preset": preset, "flags": "+cgop", "threads": "1"}
-        )
-        stream.height, stream.width = self._shape
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = 1 / self._fps
-        context: Any = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = self._color
-        context.color_range = LIMITED_RANGE
-        return stream
+        if self._audio is None:
+            raise ValueError(f"{self._path}: no audio stream; set audio_rate_hz")
+        self._audio.write(samples)
 
     def _flush(self) -> None:
         if not self._num_frames:
             raise ValueError(f"{self._path}: no frame was written")
         self._container.mux(self._video.encode(None))
         if self._audio is not None:
-            self._container.mux(self._audio.encode(None))
+            self._audio.flush()
 
 
 def write_audio_file(path: Path, samples: NDArray[np.float32], rate_hz: int) -> None:
@@ -151,11 +154,11 @@ def write_audio_file(path: Path, samples: NDArray[np.float32], rate_hz: int) -> 
     container_format, codec = formats[path.suffix]
     options = _mp4_options(rate_hz) if codec == "aac" else {"fflags": "+bitexact"}
     container = av.open(str(_partial(path)), "w", format=container_format, options=options)
-    stream = _add_audio(container, codec, rate_hz)
+    stream = _AudioEncoder(container, codec, rate_hz)
 
     def write() -> None:
-        _encode_audio(container, stream, samples, rate_hz, 0)
-        container.mux(stream.encode(None))
+        stream.write(samples)
+        stream.flush()
 
     _finish(container, path, write)
 
@@ -184,15 +187,31 @@ def _yuv_matrix(red: float, blue: float) -> NDArray[np.float64]:
     return np.column_stack([gains, [16.0, 128.0, 128.0]])
 
 
-def _check_video(
-    path: Path, width_px: int, height_px: int, fps: Fraction, audio_rate_hz: int | None, audio_start_s: float
-) -> None:
-    if width_px <= 0 or height_px <= 0 or width_px % 2 or height_px % 2:
-        raise ValueError(f"{path}: frame size {width_px}x{height_px} must be even and positive for 4:2:0 video")
-    if fps <= 0:
-        raise ValueError(f"{path}: {fps} frames per second")
-    if not math.isfinite(audio_start_s) or audio_start_s < 0 or (audio_start_s > 0 and audio_rate_hz is None):
-        raise ValueError(f"{path}: audio_start_s={audio_start_s} needs an audio stream and a value >= 0")
+class _AudioEncoder:
+    """One mono stream of a container; sample j belongs to start_s + j/rate_hz."""
+
+    def __init__(self, container: OutputContainer, codec: str, rate_hz: int, start_s: float = 0.0) -> None:
+        self._container, self._rate_hz = container, rate_hz
+        self._stream = cast(AudioStream, container.add_stream(codec, rate=rate_hz, layout="mono"))
+        if codec == "aac":
+            self._stream.bit_rate = AAC_BITS_PER_S
+        self._pts = round(start_s * rate_hz)
+
+    def write(self, samples: NDArray[np.float32]) -> None:
+        """Append samples [n] float32 in [-1, 1]."""
+        if samples.ndim != 1:
+            raise ValueError(f"expected mono samples of shape [n], found {samples.shape}")
+        if not len(samples):
+            return
+        planar = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), np.float32)[None]
+        frame = AudioFrame.from_ndarray(planar, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = self._rate_hz, self._pts, Fraction(1, self._rate_hz)
+        self._container.mux(self._stream.encode(frame))
+        self._pts += len(samples)
+
+    def flush(self) -> None:
+        """Write the samples that the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
 
 
 def _partial(path: Path) -> Path:
@@ -203,26 +222,6 @@ def _mp4_options(audio_rate_hz: int | None) -> dict[str, str]:
     """Index first, no version stamps; a movie timescale in which a late audio start is exact to the sample."""
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     return options | ({"movie_timescale": str(audio_rate_hz)} if audio_rate_hz else {})
-
-
-def _add_audio(container: OutputContainer, codec: str, rate_hz: int) -> AudioStream:
-    stream = cast(AudioStream, container.add_stream(codec, rate=rate_hz, layout="mono"))
-    if codec == "aac":
-        stream.bit_rate = AAC_BITS_PER_S
-    return stream
-
-
-def _encode_audio(
-    container: OutputContainer, stream: AudioStream, samples: NDArray[np.float32], rate_hz: int, first_pts: int
-) -> None:
-    if samples.ndim != 1:
-        raise ValueError(f"expected mono samples of shape [n], found {samples.shape}")
-    if not len(samples):
-        return
-    planar = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), np.float32)[None]
-    frame = AudioFrame.from_ndarray(planar, format="fltp", layout="mono")
-    frame.sample_rate, frame.pts, frame.time_base = rate_hz, first_pts, Fraction(1, rate_hz)
-    container.mux(stream.encode(frame))
 
 
 def _finish(container: OutputContainer, path: Path, flush: Callable[[], None] | None) -> None:

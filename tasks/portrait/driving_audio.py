@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from storage.errors import PreflightError
 from storage.timelaw import FPS, SAMPLES_PER_FRAME, axis_length, num_samples
 from tasks.features.mel import HOP, NUM_BANDS, edtalk_mel
-from tasks.media.video import cut_audio, probe, read_audio
+from tasks.media.audio import cut_audio, read_audio
+from tasks.media.video import probe
 from tasks.portrait.find import readable
 
 _BLOCK_ROWS = 1000  # 12.5 s, whose spectra take 16 MB

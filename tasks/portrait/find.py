@@ -20,10 +20,11 @@ from storage.timelaw import FPS
 from tasks.faces.backend import FaceBackend
 from tasks.faces.track import FaceTracker
 from tasks.geometry import DEFAULT_MARGIN, face_box, union
+from tasks.media.container import DEFAULT_LIMITS
 from tasks.media.encode import rgb_to_yuv420
 from tasks.media.frame_buffer import BLOCK_FRAMES, FrameBuffer
 from tasks.media.resample import CropResizer
-from tasks.media.video import DEFAULT_LIMITS, MediaInfo, SlotFrame, YuvColor, iter_slots, probe
+from tasks.media.video import MediaInfo, SlotFrame, YuvColor, iter_slots, probe
 from tasks.portrait.framing import shot_square, still_square
 from tasks.windows import Window, WindowAssembler
 

@@ -22,8 +22,8 @@ import yaml
 
 from storage.catalog import load_dataset
 from storage.snapshot import Snapshot
-from tasks.media.encode import VideoWriter
-from tasks.media.video import read_audio
+from tasks.media.audio import read_audio
+from tasks.media.encode import VideoFormat, VideoWriter
 from tests.conftest import REPOSITORY
 
 FRAMES, STEP, SIZE = 30, 45, 256
@@ -49,7 +49,7 @@ def write_clips(root: Path, media: Path) -> list[Path]:
 
 def write_clip(path: Path, pictures: Sequence[np.ndarray], samples: np.ndarray) -> None:
     """One mp4 of I420 pictures [384, 256] and as much sound."""
-    with VideoWriter(path, SIZE, SIZE, Fraction(25), audio_rate_hz=16000) as writer:
+    with VideoWriter(path, VideoFormat(SIZE, SIZE, Fraction(25), audio_rate_hz=16000)) as writer:
         for planes in pictures:
             u, v = planes[SIZE : SIZE * 5 // 4], planes[SIZE * 5 // 4 :]
             writer.write_yuv(planes[:SIZE], u.reshape(SIZE // 2, -1), v.reshape(SIZE // 2, -1))

@@ -29,8 +29,8 @@ from storage.emotions import EMOTIONS
 from storage.errors import ConfigError, OutOfSpace, PreflightError, TalksetError, WeightsError
 from storage.snapshot import Snapshot
 from tasks.faces.backend import load_backend
+from tasks.media.audio import read_audio
 from tasks.media.encode import VideoWriter, write_audio_file
-from tasks.media.video import read_audio
 from tasks.portrait.driving_audio import read_driving_sound
 from tasks.portrait.find import Framing, find_portrait
 from tasks.portrait.paste_back import PasteBack

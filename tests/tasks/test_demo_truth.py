@@ -32,7 +32,7 @@ def run_pipeline(root: Path, store: Path):
     groups = [0] * len(cut.source_ids)
     tables = {}
     for name in ("landmarks", "sync"):
-        result = extract_shard(name, feature_params(dataset, name), "demo", cut, {}, groups, objects)
+        result = extract_shard(name, feature_params(dataset, name), cut, {}, groups, objects)
         tables[name] = read_table(objects.path(result.key) / FEATURES_TABLE)
     clips = [row for row in read_table(objects.path(cut.key) / CLIPS_FILE).to_pylist() if row["is_stored"]]
     return [

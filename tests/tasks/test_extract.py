@@ -38,7 +38,7 @@ def shard(tmp_path_factory, media) -> tuple[ObjectStore, StepResult]:
 def run(shard, name: str, needs=None, groups=(*TWICE_ANNA_ONCE_BERT, 2), **changes) -> StepResult:
     store, cut = shard
     params = features.discover()[name].Params(**changes)
-    return extract_shard(name, params, "shard", cut, needs or {}, list(groups), store)
+    return extract_shard(name, params, cut, needs or {}, list(groups), store)
 
 
 def table_of(shard, result: StepResult):

@@ -15,8 +15,9 @@ from storage.snapshot import bind_store
 from tasks.cut import cut_shard
 from tasks.extract import extract_shard
 from tasks.inventory import take_inventory
-from tasks.media.encode import VideoWriter, write_audio_file
-from tasks.media.video import iter_slots, read_audio
+from tasks.media.audio import read_audio
+from tasks.media.encode import VideoFormat, VideoWriter, write_audio_file
+from tasks.media.video import iter_slots
 from tasks.plan import make_plan
 from tasks.publish import publish_snapshot
 from tasks.shard_work import feature_params
@@ -33,7 +34,7 @@ def recast(
     frames = [(frame.y.copy(), frame.u.copy(), frame.v.copy()) for frame in iter_slots(source)]
     audio = read_audio(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(target, width, height, Fraction(fps), 16000 if sound else None) as writer:
+    with VideoWriter(target, VideoFormat(width, height, Fraction(fps), 16000 if sound else None)) as writer:
         for index in range(int(seconds * fps)):
             planes = frames[min(len(frames) - 1, index * 25 // fps)]
             writer.write_yuv(*(_place(plane, width, height, x, y, side, at > 0) for at, plane in enumerate(planes)))
@@ -63,7 +64,7 @@ def refresh(name: str, root: Path, store: Path):
         cut = cut_shard(shard.shard_id, sources, dataset, objects)
         assert not cut.failed
         params = feature_params(dataset, "landmarks")
-        table = extract_shard("landmarks", params, shard.shard_id, cut, {}, [0] * len(sources), objects)
+        table = extract_shard("landmarks", params, cut, {}, [0] * len(sources), objects)
         results.append(ShardResults(shard, tuple(s.member() for s in sources), cut, {"landmarks": table}))
     return publish_snapshot(dataset, store, inventory, plan, results, {}, {}, "test")[0]
 

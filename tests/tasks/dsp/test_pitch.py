@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.dsp.pitch import PitchRange, fundamental_hz
-from tasks.media.video import read_audio
+from tasks.media.audio import read_audio
 from tests.fake_clips import harmonics
 
 VOICE = PitchRange()

@@ -74,7 +74,8 @@ def test_parts_of_one_real_clip_agree(media: Path) -> None:
     import cv2
 
     from tasks.faces.backend import load_backend
-    from tasks.media.video import iter_slots, read_audio
+    from tasks.media.audio import read_audio
+    from tasks.media.video import iter_slots
 
     path = media / "head_shoulders_450_25fps.mp4"
     backend, box, rows = load_backend("dlib"), None, []

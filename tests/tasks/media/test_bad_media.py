@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from storage.errors import Reason, Rejected
-from tasks.media.video import MediaLimits, iter_slots, probe, read_audio
+from tasks.media.audio import read_audio
+from tasks.media.container import MediaLimits
+from tasks.media.video import iter_slots, probe
 from tests.media_samples import (
     Sound,
     fps_filter,

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from tasks.media.encode import VideoWriter, rgb_to_yuv420, write_audio_file
+from tasks.media.encode import VideoFormat, VideoWriter, rgb_to_yuv420, write_audio_file
 
 RATE_HZ = 48_000
 
@@ -30,7 +30,7 @@ def pictures(count: int, height: int = 96, width: int = 130) -> list[np.ndarray]
 
 def write(path: Path, frames: list[np.ndarray], fps: Fraction, sound: np.ndarray | None = None, **options) -> Path:
     height, width = frames[0].shape[:2]
-    with VideoWriter(path, width, height, fps, None if sound is None else RATE_HZ, **options) as writer:
+    with VideoWriter(path, VideoFormat(width, height, fps, None if sound is None else RATE_HZ, **options)) as writer:
         for frame in frames:
             writer.write_frame(frame)
         for block in [] if sound is None else np.array_split(sound, 7):
@@ -150,7 +150,7 @@ def test_nothing_remains_of_a_failed_file_and_the_old_one_stays(tmp_path):
     path.write_bytes(b"old")
 
     def fail_midway():
-        with VideoWriter(path, 130, 96, Fraction(25)) as writer:
+        with VideoWriter(path, VideoFormat(130, 96, Fraction(25))) as writer:
             writer.write_frame(pictures(1)[0])
             raise RuntimeError("power cut")
 
@@ -174,7 +174,7 @@ def test_nothing_remains_when_even_the_end_cannot_be_written(tmp_path):
 
 def test_the_final_name_appears_only_at_the_end(tmp_path):
     path = tmp_path / "a.mp4"
-    with VideoWriter(path, 130, 96, Fraction(25)) as writer:
+    with VideoWriter(path, VideoFormat(130, 96, Fraction(25))) as writer:
         writer.write_frame(pictures(1)[0])
         assert {entry.name for entry in tmp_path.iterdir()} <= {"a.mp4.partial"}
     assert list(tmp_path.iterdir()) == [path]
@@ -192,13 +192,15 @@ def test_the_final_name_appears_only_at_the_end(tmp_path):
 )
 def test_bad_settings_are_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        VideoWriter(tmp_path / "a.mp4", **({"width_px": 130, "height_px": 96, "fps": Fraction(25)} | arguments))
+        VideoWriter(
+            tmp_path / "a.mp4", VideoFormat(**({"width_px": 130, "height_px": 96, "fps": Fraction(25)} | arguments))
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_bad_data_is_named(tmp_path):
     def use(action):
-        with VideoWriter(tmp_path / "a.mp4", 130, 96, Fraction(25)) as writer:
+        with VideoWriter(tmp_path / "a.mp4", VideoFormat(130, 96, Fraction(25))) as writer:
             action(writer)
 
     with pytest.raises(ValueError, match=r"expected a uint8 plane of shape \(96, 130\), found uint8\(90, 130\)"):
