@@ -6,9 +6,9 @@
 Which frames an item holds depends on (seed, epoch, index) only, never on the worker or the order of reading.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
 
 Item = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +205,14 @@ class ClipDataset(Dataset[Item]):
                 f"no clip fits: snapshot {body.number} keeps {num_kept} clips {body.splits}, split {options.split!r}"
                 f" and {options.where} leave {self.num_too_short}, which have fewer than {options.min_frames} frames"
             )
+
+
+def validation_set(make: Callable[[], T]) -> T | None:
+    """The data set that `make` returns; None where nothing in split 'val' fits, which is no reason not to train.
+
+    Make the training set with the same settings first, so that an error in them is raised there and not hidden here.
+    """
+    try:
+        return make()
+    except ConfigError:
+        return None

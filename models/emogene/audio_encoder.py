@@ -6,16 +6,20 @@ them at inference means something: how wide the eyes are open in each frame (a b
 mouth and the upper face of a clip move (1 = as much as usual).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.emogene.pitch import NUM_ENTRIES, coarse_pitch
 from models.nn.audio_frames import AudioFrames
 from models.nn.standardiser import Standardiser
 
 NUM_CONDITION = 128
+# Entries of the embedding; 1..255 are used.
+NUM_ENTRIES = 300
+_LOW_HZ, _HIGH_HZ = 50.0, 1100.0
+_HIGHEST = 255
 
 
 class Speech(NamedTuple):
@@ -69,3 +73,14 @@ class SpeechCondition(nn.Module):
             self.upper_face(speech.amplitudes[:, None, 1:]).expand(-1, num_frames, -1),
         ]
         return self.mix(torch.cat(parts, dim=-1)).masked_fill(~speech.inside[..., None], 0).mT
+
+
+def coarse_pitch(f0_hz: Tensor) -> Tensor:
+    """Classes 1..255 (int64) of fundamentals in Hz: equal mel steps from 50 to 1100 Hz; unvoiced (0) is 1."""
+    low, high = _mel(_LOW_HZ), _mel(_HIGH_HZ)
+    steps = (1127 * torch.log1p(f0_hz.float() / 700) - low) * (_HIGHEST - 1) / (high - low) + 1
+    return steps.round().clamp(1, _HIGHEST).long()
+
+
+def _mel(hz: float) -> float:
+    return 1127 * math.log1p(hz / 700)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from models.training.engine.batches import batch_loader, to_device
 from models.training.engine.learner import Modules
-from models.training.engine.sampler import ElasticSampler
-from models.training.engine.seeds import derived_seed
+from models.training.engine.sampler import ElasticSampler, derived_seed
 
 if TYPE_CHECKING:
     from models.training.engine.engine import Engine
@@ -40,7 +39,7 @@ def num_validated(engine: "Engine") -> int:
     return sum(len(indices) for indices in _batches(engine))
 
 
-def picture(engine: "Engine") -> Tensor | None:
+def sample_image(engine: "Engine") -> Tensor | None:
     """[3, H, W] 0..1: what the learner draws of the first items of val_set, or of train_set."""
     learner = engine.learner
     dataset = learner.train_set if learner.val_set is None else learner.val_set
@@ -48,7 +47,7 @@ def picture(engine: "Engine") -> Tensor | None:
     batch = learner.collate([dataset[index] for index in range(num_items)])
     with _evaluated(engine) as modules:
         torch.manual_seed(engine.config.seed)
-        return learner.picture(to_device(batch, engine.device), modules)
+        return learner.sample_image(to_device(batch, engine.device), modules)
 
 
 def _batches(engine: "Engine") -> list[list[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.training import stages
 from models.training.engine.config import StageConfig
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY
 from tests.models.ranks_of_stages import NUM_STEPS, OPTIONS
@@ -68,7 +68,7 @@ def test_it_learns_validates_and_draws_on_a_small_store(system: str, name: str, 
     assert any(not torch.equal(value, after[key]) for key, value in before.items()), "nothing was learned"
     if learner.val_set is not None:
         assert_finite(validate(engine))
-    drawn = picture(engine)
+    drawn = sample_image(engine)
     if drawn is not None:
         assert drawn.shape[0] == 3
         assert drawn.dtype == torch.float32

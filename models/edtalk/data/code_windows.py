@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions
+from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions, validation_set
 from models.data.motion_clips import has_clips, window
-from models.data.validation import validation_set
 from models.edtalk.data.encoded_clips import extract_codes
 from models.edtalk.data.face_frames import known_faces
 from models.edtalk.networks.edtalk import EDTalk

@@ -20,7 +20,7 @@ from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.expression_block import ExpressionBlock
 from models.edtalk.networks.generator import Source
 from models.edtalk.networks.navigation import Codes
-from models.training.runs.host_memory import reuse_large_blocks
+from models.training.runs.environment import reuse_large_blocks
 from storage.errors import ConfigError, WeightsError
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -62,7 +62,7 @@ class Config(StageConfig):
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         "smoke": Config(
-            train=TrainConfig(max_steps=30, batch_size=2, log_every=5, val_every=30, picture_every=30, save_every=30),
+            train=TrainConfig(max_steps=30, batch_size=2, log_every=5, val_every=30, image_every=30, save_every=30),
             speech=SpeechSize(width=16, num_layers=2),
             shape=SMALL,
             num_frames=24,
@@ -123,7 +123,7 @@ class Audio2ExpressionLearner:
         outputs = output._asdict() | {"still": network.scale.mean.expand_as(batch["codes"])}
         return {name: masked_squares(codes, batch["codes"], inside)[0] for name, codes in outputs.items()}
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Curves of the true codes, and of those by emotion and sound."""
         output = _network(modules)(moods_of(batch), batch["mel"], batch["inside"])
         return code_curves(batch["codes"], output.both, batch["inside"])

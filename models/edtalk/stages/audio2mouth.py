@@ -93,7 +93,7 @@ class Config(StageConfig):
 
 
 SMOKE = TrainConfig(
-    max_steps=3, batch_size=2, log_every=1, val_every=3, val_batches=1, picture_every=3, save_every=3
+    max_steps=3, batch_size=2, log_every=1, val_every=3, val_batches=1, image_every=3, save_every=3
 )  # fmt: skip
 PAPER = TrainConfig(max_steps=50_000, batch_size=4, num_workers=4, val_batches=20)
 
@@ -213,7 +213,7 @@ class Audio2MouthLearner:
         drawn = {"l1": functional.l1_loss(output, target), "l1_codes": functional.l1_loss(best, target)}
         return figures | drawn | {"psnr_db": psnr_db(output, target)}
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Columns: source, true frame, drawn from the true codes, from sound; without images curves of the codes."""
         wanted, mouth = self._wanted(batch), self._mouth(modules["audio2lip"], batch)
         if not self._config.images:

@@ -55,7 +55,7 @@ class Config(StageConfig):
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         "smoke": Config(
-            train=TrainConfig(max_steps=30, batch_size=2, log_every=5, val_every=30, picture_every=30, save_every=30),
+            train=TrainConfig(max_steps=30, batch_size=2, log_every=5, val_every=30, image_every=30, save_every=30),
             flow=PoseFlowSize(speech=SpeechSize(width=16, num_layers=2), num_history=6, num_flows=2, num_hidden=8),
             shape=SMALL,
             num_frames=24,
@@ -119,7 +119,7 @@ class Audio2PoseLearner:
             figures |= {name: value, f"{name}_ratio": drawn[name] / value.clamp_min(1e-6)}
         return figures
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Curves of the true motion, and of one that is sampled for the same sound."""
         return code_curves(motion_of(batch), _sampled(_flow(modules), batch), batch["inside"])
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.optim import Adam
 from torch.utils.data import default_collate
 
-from models.data.validation import validation_set
+from models.data.clip_dataset import validation_set
 from models.edtalk.data.frame_pairs import FramePairs
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.expression_block import ExpressionBlock
@@ -63,7 +63,7 @@ class Config(ImageStageConfig):
 
 
 SMOKE = TrainConfig(
-    max_steps=12, batch_size=2, log_every=3, val_every=12, val_batches=2, picture_every=12, save_every=12
+    max_steps=12, batch_size=2, log_every=3, val_every=12, val_batches=2, image_every=12, save_every=12
 )  # fmt: skip
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
@@ -142,7 +142,7 @@ class ExpressionLearner:
             figures |= {f"{name}{way}": parts[name] for name in ("l1", "perceptual")}
         return figures
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Columns: source, target, the model without the parts of this stage, without expression, with it."""
         drawn = drawn_ways(modules, batch)
         ways = (drawn[way] for way in ("_mouth_pose", "_without", ""))

@@ -31,11 +31,10 @@ from models.edtalk.training.image_losses import (
 from models.edtalk.training.pictures import side_by_side
 from models.edtalk.weights.parent_state import discriminator_of, edtalk_of
 from models.nn.losses import psnr_db
-from models.training.early_stop import EarlyStop
 from models.training.engine.batches import to_device
 from models.training.engine.config import TrainConfig
 from models.training.engine.errors import NonFinite
-from models.training.engine.learner import Batch, Modules, Scalars, Trainer
+from models.training.engine.learner import Batch, EarlyStop, Modules, Scalars, Trainer
 from storage.snapshot import Snapshot
 
 VERSION = 2
@@ -65,16 +64,14 @@ class Config(ImageStageConfig):
 
 
 SMOKE = TrainConfig(
-    max_steps=12, batch_size=2, log_every=3, val_every=12, val_batches=2, picture_every=12, save_every=12
+    max_steps=12, batch_size=2, log_every=3, val_every=12, val_batches=2, image_every=12, save_every=12
 )  # fmt: skip
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         "smoke": Config(train=SMOKE, shape=SMALL, losses=SMALL_LOSSES, check_every=6, num_checked=4),
         # the samples published with the released script are of a few hundred steps
-        "paper": Config(
-            train=TrainConfig(max_steps=5000, batch_size=32, num_workers=4, val_every=250, picture_every=50)
-        ),
+        "paper": Config(train=TrainConfig(max_steps=5000, batch_size=32, num_workers=4, val_every=250, image_every=50)),
     }
 )
 
@@ -147,7 +144,7 @@ class FinetuneLearner:
             "psnr_db": psnr_db(output, target),
         }
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Columns: source, target, drawn by the best weights, by the newest."""
         source, target = batch["source"], batch["target"]
         drawn = (modules[name](source, target)[0] for name in ("gen", "trained"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from models.data.validation import validation_set
+from models.data.clip_dataset import validation_set
 from models.edtalk.data.swap_pairs import SwapPairs
 from models.edtalk.networks.shape import SMALL
 from models.edtalk.training.closed_form_init import start_apart
@@ -74,7 +74,7 @@ class Config(SwapStageConfig):
 
 
 SMOKE = TrainConfig(
-    max_steps=6, batch_size=2, log_every=2, val_every=6, val_batches=2, picture_every=6, save_every=6
+    max_steps=6, batch_size=2, log_every=2, val_every=6, val_batches=2, image_every=6, save_every=6
 )  # fmt: skip
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
@@ -166,7 +166,7 @@ class MouthPoseLearner:
             figures[f"psnr_{name}_db"] = psnr_db(output, target)
         return figures | {f"{name}_cos": cosine.mean() for name, cosine in _cosines(drawn).items()}
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Columns: source, target, the target with the other's mouth, driven by itself, cross-driven."""
         given = [batch[name].flatten(0, 1) for name in ("source", "target", "swapped")]
         drawn = _drawn(modules, batch)

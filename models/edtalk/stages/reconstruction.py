@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from models.data.validation import validation_set
+from models.data.clip_dataset import validation_set
 from models.edtalk.data.frame_pairs import FramePairs
 from models.edtalk.data.swap_pairs import SwapPairs
 from models.edtalk.networks.discriminator import Discriminator
@@ -67,7 +67,7 @@ class Config(SwapStageConfig):
 
 
 SMOKE = TrainConfig(
-    max_steps=40, batch_size=2, log_every=5, val_every=20, val_batches=4, picture_every=20, save_every=20
+    max_steps=40, batch_size=2, log_every=5, val_every=20, val_batches=4, image_every=20, save_every=20
 )  # fmt: skip
 
 PRESETS: Mapping[str, Config] = MappingProxyType(
@@ -141,7 +141,7 @@ class ReconstructionLearner:
             "psnr_db": psnr_db(output, target),
         }
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Columns: source, target, output."""
         source, target = batch["source"], batch["target"]
         return side_by_side(source, target, modules["gen"](source, target))

@@ -57,7 +57,7 @@ class Config(StageConfig):
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         "smoke": Config(
-            train=TrainConfig(max_steps=60, batch_size=4, log_every=10, val_every=30, picture_every=30, save_every=30),
+            train=TrainConfig(max_steps=60, batch_size=4, log_every=10, val_every=30, image_every=30, save_every=30),
             num_frames=48,
             warmup_steps=10,
         ),
@@ -130,7 +130,7 @@ class Audio2MotionLearner:
             figures["mouth_mae"] = masked_mean(errors[""].unflatten(-1, (-1, 3))[:, :, MOUTH], batch["valid"])
         return figures
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor | None:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor | None:
         """Curves of the face in up to four clips; None when coefficients are the target."""
         if self._config.target != "lm3d":
             return None

@@ -13,11 +13,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from models.data.clip_dataset import ClipFilter
+from models.data.clip_dataset import ClipFilter, validation_set
 from models.data.collate import PadCollate
 from models.data.landmark_motion import decayed_rate, masked_mean, masked_squares
 from models.data.motion_clips import AudioChoice, MotionClips, audio_column
-from models.data.validation import validation_set
 from models.realtalk.emotion_pairs import NEUTRAL, EmotionPairs, Pairing, measure
 from models.realtalk.emotion_residual import NeutralSpeech, ResAttResidual, Scales, TemporalResidual
 from models.training.engine.config import StageConfig, TrainConfig
@@ -63,7 +62,7 @@ class Config(StageConfig):
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         "smoke": Config(
-            train=TrainConfig(max_steps=100, batch_size=4, log_every=10, val_every=50, picture_every=50, save_every=50),
+            train=TrainConfig(max_steps=100, batch_size=4, log_every=10, val_every=50, image_every=50, save_every=50),
             num_frames=48,
             num_layers=2,
             warmup_steps=10,
@@ -139,7 +138,7 @@ class EmotionLearner:
             "neutral_residual": masked_mean(_residual(modules, neutral).abs(), speech.valid),
         }
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Curves of the face with emotion in up to four clips."""
         part = {key: value[:4] for key, value in batch.items() if isinstance(value, Tensor)}
         neutral = part["rest"].flatten(1)[:, None] + part["motion"]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 # What may differ between two sessions of one run: none of it changes a weight or a figure.
-_HOUSEKEEPING = {"num_workers", "log_every", "picture_every", "save_every", "save_every_s", "keep_last"}
+_HOUSEKEEPING = {"num_workers", "log_every", "image_every", "save_every", "save_every_s", "keep_last"}
 
 
 class TrainConfig(BaseModel):
@@ -23,7 +23,7 @@ class TrainConfig(BaseModel):
         log_every: steps per line of metrics.jsonl, which holds their means.
         val_every: steps between validations; there is always one at the end.
         val_batches: batches per validation; None is all of them.
-        picture_every: steps between sample pictures; there is always one at the end.
+        image_every: steps between sample pictures; there is always one at the end.
         save_every: steps between checkpoints; there is always one at the end.
         save_every_s: seconds after which a checkpoint is due, whatever the number of steps.
         keep_last: checkpoints that are kept.
@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
     log_every: PositiveInt = 50
     val_every: PositiveInt = 1000
     val_batches: PositiveInt | None = None
-    picture_every: PositiveInt = 1000
+    image_every: PositiveInt = 1000
     save_every: PositiveInt = 1000
     save_every_s: NonNegativeFloat = 600
     keep_last: PositiveInt = 3

@@ -6,6 +6,7 @@ training resumed from a state equals one that was never interrupted, bit for bit
 step, because every step seeds the generators from (seed, step, rank).
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,11 +17,9 @@ from torch import Tensor, nn
 from models.training.engine.batches import batch_loader, to_device
 from models.training.engine.config import TrainConfig
 from models.training.engine.distributed import Ranks
-from models.training.engine.ema import averaged_copy, move_average
 from models.training.engine.errors import NonFinite, TrainingStopped
 from models.training.engine.learner import Batch, Learner, is_finished
-from models.training.engine.sampler import ElasticSampler
-from models.training.engine.seeds import derived_seed
+from models.training.engine.sampler import ElasticSampler, derived_seed
 from models.training.engine.state import pack_modules, pack_optimizer, restore_modules, restore_optimizer
 
 # A scaler that has gone so low has skipped a step for infinite gradients some forty times in a row.
@@ -218,3 +217,21 @@ class Engine:
         is_bad = not torch.isfinite(value.detach()).all()
         if self.ranks.largest([float(is_bad)])[0]:
             raise NonFinite(f"step {self.step + 1}: {what} is {float(value.detach().mean())}")
+
+
+def averaged_copy(module: nn.Module) -> nn.Module:
+    """A copy in eval mode without gradients, equal to the module so far."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """average = d * average + (1 - d) * module for weights, with d = min(decay, (1 + step) / (10 + step)).
+
+    Buffers are copied: running statistics are averages already, others must not be mixed.
+    """
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    for mean, weight in zip(average.parameters(), module.parameters(), strict=True):
+        mean.lerp_(weight.to(mean.dtype), share)
+    for mean, buffer in zip(average.buffers(), module.buffers(), strict=True):
+        mean.copy_(buffer)

@@ -95,7 +95,7 @@ class Learner(Protocol):
         """Scalars, each the mean over the items of the batch. Called without gradients, `modules` in eval mode."""
         ...
 
-    def picture(self, batch: Batch, modules: Modules) -> Tensor | None:
+    def sample_image(self, batch: Batch, modules: Modules) -> Tensor | None:
         """[3, H, W] float in 0..1: what the modules make of the first batch of val_set (or of train_set); None for no
         picture. Called as `validate`.
         """
@@ -109,3 +109,42 @@ def is_finished(learner: Learner) -> bool:
     so that a resumed training ends where an unbroken one does. Of several processes the first one's counts.
     """
     return bool(getattr(learner, "is_finished", False))
+
+
+class EarlyStop(nn.Module):
+    """Keeps account of a figure that is to fall.
+
+    Args:
+        patience: checks without a new lowest figure until it is over.
+
+    Attributes:
+        best: [] float64, lowest figure so far.
+        num_worse: [] int64, checks since then.
+    """
+
+    best: Tensor
+    num_worse: Tensor
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+        self.register_buffer("best", torch.tensor(torch.inf, dtype=torch.float64))
+        self.register_buffer("num_worse", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a check."""
+        return bool(torch.isfinite(self.best))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether to stop."""
+        return int(self.num_worse) >= self.patience
+
+    def note(self, figure: float) -> bool:
+        """Takes in the figure of a check; whether it is the lowest so far."""
+        is_best = figure < float(self.best)
+        self.num_worse.fill_(0 if is_best else int(self.num_worse) + 1)
+        if is_best:
+            self.best.fill_(figure)
+        return is_best

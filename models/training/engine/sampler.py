@@ -10,6 +10,14 @@ from torch.utils.data import Sampler
 _STATE_KEYS = ("seed", "epoch", "position", "num_items", "is_shuffled")
 
 
+def derived_seed(*numbers: int) -> int:
+    """A seed of 63 bits; different numbers give unrelated seeds.
+
+    A random choice seeded by its place (seed, step, rank) depends on where a training is, not on its history.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 class ElasticSampler(Sampler[list[int]]):
     """Batch sampler of one rank: the order of an epoch is a permutation by (seed, epoch), the place in it is counted in
     items of all ranks together, and every rank takes its slice of each global batch.
@@ -95,6 +103,5 @@ class ElasticSampler(Sampler[list[int]]):
     def _order(self) -> list[int]:
         if not self.is_shuffled:
             return list(range(self.num_items))
-        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         return torch.randperm(self.num_items, generator=generator).tolist()

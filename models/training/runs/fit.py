@@ -19,11 +19,9 @@ from models.training.engine.engine import Engine
 from models.training.evaluate import num_validated
 from models.training.runs import checkpoint
 from models.training.runs.card import CARD_FILE, data_facts, make_card, render
-from models.training.runs.environment import choose_device, packages_sha256
-from models.training.runs.exclusive import exclusive
-from models.training.runs.gpu_lock import gpu_lock
-from models.training.runs.host_memory import reuse_large_blocks
+from models.training.runs.environment import choose_device, packages_sha256, reuse_large_blocks
 from models.training.runs.job import Job
+from models.training.runs.locks import exclusive, gpu_lock
 from models.training.runs.loop import train
 from models.training.runs.preflight import continuation, require_data, require_parents
 from models.training.runs.published import Published, tensors_of

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from models.training.engine.engine import Engine
 from models.training.engine.errors import Interrupted, NonFinite, TrainingStopped
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from models.training.runs.checkpoint import Identity, prune, save_checkpoint
 from models.training.runs.metrics_log import MetricsLog
 from models.training.runs.signals import noted_signals
@@ -85,10 +85,10 @@ def _report(engine: Engine, log: MetricsLog | None, bar: Any) -> None:
             bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
     if log and _is_due(engine, config.val_every) and engine.learner.val_set is not None:
         log.scalars("val", step, epoch, validate(engine))
-    if log and _is_due(engine, config.picture_every):
-        image = picture(engine)
+    if log and _is_due(engine, config.image_every):
+        image = sample_image(engine)
         if image is not None:
-            log.picture(step, image)
+            log.image(step, image)
 
 
 def _save(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], None]) -> None:

@@ -56,7 +56,7 @@ class MetricsLog:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def picture(self, step: int, image: Tensor) -> None:
+    def image(self, step: int, image: Tensor) -> None:
         """Stores a picture [3, H, W] 0..1 RGB as PNG."""
         pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().permute(1, 2, 0).numpy()
         files.make_dir(self._run / "pictures")

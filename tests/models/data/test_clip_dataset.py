@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions
+from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions, validation_set
 from models.training.engine.sampler import ElasticSampler
 from storage.emotions import EMOTIONS
-from storage.errors import ConfigError
+from storage.errors import ConfigError, StoreCorrupt
 from storage.mel_windows import mel_windows
 from storage.snapshot import Snapshot
 from tests.rich_store import FACELESS, build_rich_store
@@ -246,3 +246,19 @@ def test_a_sampler_feeds_the_loader(snapshot: Snapshot) -> None:
     sampler = ElasticSampler(len(clips), 2, seed=1)
     loader = DataLoader(clips, batch_sampler=sampler, collate_fn=clips.collate(), num_workers=2)
     assert [batch["index"].tolist() for batch in loader] == list(sampler)
+
+
+def test_a_validation_set_is_what_was_made_or_none_where_nothing_fits() -> None:
+    def empty() -> int:
+        raise ConfigError("no clip fits")
+
+    assert validation_set(lambda: 3) == 3
+    assert validation_set(empty) is None
+
+
+def test_other_failures_of_a_validation_set_are_not_hidden() -> None:
+    def damaged() -> int:
+        raise StoreCorrupt("x")
+
+    with pytest.raises(StoreCorrupt):
+        validation_set(damaged)

@@ -71,7 +71,7 @@ def test_presets_and_weights_of_a_stage() -> None:
 
 def test_housekeeping_does_not_name_a_run_and_everything_else_does() -> None:
     base = TrainConfig(max_steps=10, batch_size=2)
-    quiet = {"num_workers": 3, "log_every": 1, "picture_every": 1, "save_every": 1, "save_every_s": 1.0, "keep_last": 1}
+    quiet = {"num_workers": 3, "log_every": 1, "image_every": 1, "save_every": 1, "save_every_s": 1.0, "keep_last": 1}
     config = StageConfig(train=base)
     assert StageConfig(train=base.model_copy(update=quiet)).key_config() == config.key_config()
     for name in set(TrainConfig.model_fields) - set(quiet):

@@ -20,7 +20,7 @@ from models.edtalk.weights.parent_state import part_of
 from models.training import stages
 from models.training.engine.config import TrainConfig
 from models.training.engine.engine import Engine
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
@@ -131,7 +131,7 @@ def test_figures_pictures_and_the_model_file(snapshot: Snapshot) -> None:
     figures = validate(engine)
     assert set(figures) == {"felt", "heard", "both", "still"}
     assert figures["still"] > 0
-    image = picture(engine)
+    image = sample_image(engine)
     assert image is not None
     assert image.shape[0] == 3
     tensors = engine.exported()

@@ -28,7 +28,7 @@ from models.edtalk.weights import wav2lip
 from models.edtalk.weights.mouth_networks import mouth_network, randomise
 from models.training import stages
 from models.training.engine.engine import Engine
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from storage.errors import WeightsError
 from storage.mel_windows import mel_windows
 from storage.snapshot import ClipRef, Snapshot
@@ -282,12 +282,12 @@ def test_figures_and_pictures(snapshot: Snapshot) -> None:
     engine = Engine(learner, tiny().train)
     figures = validate(engine)
     assert set(figures) == {"codes", "codes_still", "correlation", "l1", "l1_codes", "psnr_db"}
-    image = picture(engine)
+    image = sample_image(engine)
     assert image is not None
     assert image.shape == (3, 4 * 32, 4 * 32)
     plain = Engine(build(snapshot, tiny(None)), tiny().train)
     assert set(plain.learner.modules) == {"audio2lip"}
-    curves = picture(plain)
+    curves = sample_image(plain)
     assert curves is not None
     assert (curves.shape, curves.min() < 1) == ((3, 4 * 128, 512), True)
 

@@ -20,7 +20,7 @@ from models.edtalk.weights.parent_state import part_of
 from models.training import stages
 from models.training.engine.config import TrainConfig
 from models.training.engine.engine import Engine
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
 from tests.synthetic_store import build_store
@@ -85,7 +85,7 @@ def test_figures_pictures_and_the_model_file(snapshot: Snapshot) -> None:
     assert set(figures) == {"nats", "spread", "spread_ratio", "speed", "speed_ratio"}
     assert all(math.isfinite(value) for value in figures.values())
     assert validate(engine) == figures, "the same samples each time"
-    image = picture(engine)
+    image = sample_image(engine)
     assert image is not None
     assert image.shape == (3, 4 * 128, 512)
     PoseFlow.of(part_of(engine.exported(), "pose_flow"))

@@ -34,7 +34,7 @@ NUM_PLAIN = SHAPE.num_mouth + SHAPE.num_pose
 
 
 def tiny(max_steps: int = 4, **settings: Any) -> Config:
-    train = TrainConfig(max_steps=max_steps, batch_size=2, log_every=2, val_every=4, picture_every=4)
+    train = TrainConfig(max_steps=max_steps, batch_size=2, log_every=2, val_every=4, image_every=4)
     return Config(**{"train": train, "shape": SHAPE, "losses": LOSSES} | settings)
 
 
@@ -211,7 +211,7 @@ def test_validation_compares_all_ways_with_the_target(snapshot: Snapshot, parent
     torch.nn.init.normal_(learner.modules["gen"].exp_fc[-1].weight)
     with torch.no_grad():
         figures, ways = learner.validate(batch, learner.modules), drawn_ways(learner.modules, batch)
-        picture = learner.picture(batch, learner.modules)
+        picture = learner.sample_image(batch, learner.modules)
     vgg = PerceptualLoss(random_vgg(width=1 / 16))
     for suffix, image in ways.items():
         assert float(figures[f"l1{suffix}"]) == pytest.approx(float((image - batch["target"]).abs().mean()))

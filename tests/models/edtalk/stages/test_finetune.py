@@ -30,7 +30,7 @@ from tests.synthetic_store import build_store
 
 
 def tiny(max_steps: int = 6, **settings: Any) -> Config:
-    train = TrainConfig(max_steps=max_steps, batch_size=2, log_every=2, val_every=4, picture_every=4)
+    train = TrainConfig(max_steps=max_steps, batch_size=2, log_every=2, val_every=4, image_every=4)
     chosen = {"train": train, "shape": SHAPE, "losses": LOSSES, "check_every": 2, "num_checked": 3}
     return Config(**chosen | settings)
 
@@ -207,7 +207,7 @@ def test_validation_and_picture_show_the_best(snapshot: Snapshot, parent: dict[s
     modules = {"gen": Shifted(0.2), "trained": Shifted(0.4)}
     figures = {name: float(value) for name, value in learner.validate(batch, modules).items()}
     assert figures == pytest.approx({"l1": 0.2, "l1_still": 0.5, "psnr_db": 20.0}, abs=1e-3)
-    assert learner.picture(batch, modules)[0, 0, ::32].tolist() == pytest.approx([0.5, 0.75, 0.85, 0.95])
+    assert learner.sample_image(batch, modules)[0, 0, ::32].tolist() == pytest.approx([0.5, 0.75, 0.85, 0.95])
 
 
 def test_a_finished_run_leaves_the_model_as_stage_2_does(tmp_path: Path, parent: dict[str, torch.Tensor]) -> None:

@@ -36,7 +36,7 @@ from tests.synthetic_store import build_store
 
 
 def tiny(max_steps: int = 4, **settings: Any) -> Config:
-    train = TrainConfig(max_steps=max_steps, batch_size=2, log_every=2, val_every=4, picture_every=4)
+    train = TrainConfig(max_steps=max_steps, batch_size=2, log_every=2, val_every=4, image_every=4)
     return Config(**{"train": train, "shape": SHAPE, "losses": LOSSES} | settings)
 
 
@@ -285,7 +285,7 @@ def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, 
         },
         abs=1e-3,
     )
-    picture = learner.picture(batch, {"gen": Grey()})
+    picture = learner.sample_image(batch, {"gen": Grey()})
     assert picture.shape == (3, 128, 160)
     assert picture[0, 0, ::32].tolist() == pytest.approx([0.75, 0.5, 0.5, 0.6, 0.7])
 

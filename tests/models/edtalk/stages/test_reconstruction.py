@@ -43,7 +43,7 @@ LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
 
 
 def tiny(**train: object) -> Config:
-    settings = {"max_steps": 4, "batch_size": 2, "log_every": 2, "val_every": 4, "picture_every": 4} | train
+    settings = {"max_steps": 4, "batch_size": 2, "log_every": 2, "val_every": 4, "image_every": 4} | train
     return Config(train=TrainConfig.model_validate(settings), shape=SHAPE, losses=LOSSES)
 
 
@@ -206,7 +206,7 @@ def test_validation_compares_the_redrawn_image_with_the_target(snapshot: Snapsho
     assert figures["l1"].item() == pytest.approx(0.2)
     assert figures["l1_still"].item() == pytest.approx(0.5)
     assert figures["psnr_db"].item() == pytest.approx(20, abs=1e-3)
-    picture = learner.picture(batch, {"gen": Grey()})
+    picture = learner.sample_image(batch, {"gen": Grey()})
     assert picture.shape == (3, 64, 96)
     assert picture[0, 0, ::32].tolist() == pytest.approx([0.5, 0.75, 0.85])
 

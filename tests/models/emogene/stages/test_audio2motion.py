@@ -9,7 +9,7 @@ from models.emogene.stages import audio2motion
 from models.training import stages
 from models.training.engine.config import TrainConfig
 from models.training.engine.engine import Engine
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import build_rich_store
@@ -59,7 +59,7 @@ def test_batches_with_missing_faces_leave_finite_weights_and_figures(snapshot: S
     names = {"lm3d_mae", "lm3d_mae_reconstructed", "lm3d_mae_still", "mouth_mae"}
     assert set(figures) == names
     assert all(0 < value < 1 for value in figures.values())
-    image = picture(engine)
+    image = sample_image(engine)
     assert image is not None
     assert image.shape == (3, 2 * 128, 8 * 128)
 
@@ -98,7 +98,7 @@ def test_coefficients_can_be_the_target(snapshot: Snapshot) -> None:
     engine = engine_of(config(1, target="exp"), snapshot)
     engine.advance(next(engine.batches()))
     assert set(validate(engine)) == {"exp_mae", "exp_mae_reconstructed", "exp_mae_still"}
-    assert picture(engine) is None
+    assert sample_image(engine) is None
     assert engine.exported()["vae.leave.bias"].shape == (64,)
 
 

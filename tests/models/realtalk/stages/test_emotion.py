@@ -10,7 +10,7 @@ from models.realtalk.stages import emotion
 from models.training import stages
 from models.training.engine.config import TrainConfig
 from models.training.engine.engine import Engine
-from models.training.evaluate import picture, validate
+from models.training.evaluate import sample_image, validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import build_rich_store
@@ -107,7 +107,7 @@ def test_it_trains_validates_and_draws_without_pairs_in_val(snapshot: Snapshot) 
     for batch in engine.batches():
         engine.advance(batch)
     assert validate(engine) == {}
-    image = picture(engine)
+    image = sample_image(engine)
     assert image is not None
     assert image.shape == (3, 4 * 128, 8 * 128)
     assert engine.exported()["residual.residual_scale.std"].shape == (204,)

@@ -19,7 +19,7 @@ from models.training.engine.distributed import Ranks
 from models.training.engine.engine import Engine
 from models.training.engine.errors import NonFinite, TrainingStopped
 from models.training.engine.sampler import ElasticSampler
-from models.training.evaluate import num_validated, picture, validate
+from models.training.evaluate import num_validated, sample_image, validate
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.models.toy import toy_config
@@ -49,7 +49,7 @@ def line_learner(**changes: Any) -> SimpleNamespace:
         modules={"line": line}, optimizers={"line": torch.optim.SGD(line.parameters(), lr=0.01)}, averaged=("line",),
         exported=("line",), train_set=Numbers(8), val_set=Numbers(5), collate=torch.stack, scale=1.0,
         validate=lambda batch, modules: {"x": batch.mean(), "w": modules["line"].weight.mean()},
-        picture=lambda batch, modules: batch.expand(-1, 3).T[:, :, None] / 10,
+        sample_image=lambda batch, modules: batch.expand(-1, 3).T[:, :, None] / 10,
     )  # fmt: skip
 
     def train_step(batch: torch.Tensor, trainer: Any) -> dict[str, torch.Tensor]:
@@ -311,10 +311,10 @@ def test_a_limited_validation_takes_the_same_items_each_time() -> None:
     assert first == pytest.approx(sum(sum(batch) for batch in chosen) / 8)
 
 
-def test_a_picture_shows_the_first_items_of_validation_else_of_training() -> None:
-    assert torch.equal(picture(Engine(line_learner(), config()))[0, :, 0], torch.arange(4) / 10)  # type: ignore[index]
-    alone = line_learner(val_set=None, train_set=Numbers(3), picture=lambda batch, modules: batch)
-    assert torch.equal(picture(Engine(alone, config(batch_size=3))), torch.tensor([[0.0], [1.0], [2.0]]))  # type: ignore[arg-type]
+def test_a_sample_image_shows_the_first_items_of_validation_else_of_training() -> None:
+    assert torch.equal(sample_image(Engine(line_learner(), config()))[0, :, 0], torch.arange(4) / 10)  # type: ignore[index]
+    alone = line_learner(val_set=None, train_set=Numbers(3), sample_image=lambda batch, modules: batch)
+    assert torch.equal(sample_image(Engine(alone, config(batch_size=3))), torch.tensor([[0.0], [1.0], [2.0]]))  # type: ignore[arg-type]
 
 
 def test_ranks_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from models.training import stages
 from models.training.engine.engine import Engine
 from models.training.engine.errors import NonFinite
 from models.training.runs import checkpoint, fit
-from models.training.runs.exclusive import exclusive
+from models.training.runs.locks import exclusive
 from models.training.runs.metrics_log import read_metrics
 from storage.errors import (
     ConfigError,

@@ -45,7 +45,7 @@ def test_a_picture_comes_back_with_its_colours(tmp_path: Path) -> None:
     image = torch.zeros(3, 4, 6)
     image[0, :, :3], image[2, 0] = 1.0, 0.5
     with closing(MetricsLog(tmp_path, 0)) as log:
-        log.picture(7, image)
+        log.image(7, image)
     bgr = cv2.imread(str(tmp_path / "pictures/00000007.png"))
     assert bgr is not None
     stored = torch.from_numpy(bgr[:, :, ::-1].copy()).permute(2, 0, 1)

@@ -44,5 +44,5 @@ class Shrink:
     def validate(self, batch, modules):
         raise AssertionError("there is no val_set")
 
-    def picture(self, batch, modules):
+    def sample_image(self, batch, modules):
         return None

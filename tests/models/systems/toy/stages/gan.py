@@ -18,7 +18,7 @@ class Config(StageConfig):
     """Settings of the toy; some let it fail at a step, `stop_after` ends training before max_steps."""
 
     train: TrainConfig = TrainConfig(
-        max_steps=12, batch_size=4, log_every=3, val_every=6, picture_every=6, save_every=4, ema_decay=0.9
+        max_steps=12, batch_size=4, log_every=3, val_every=6, image_every=6, save_every=4, ema_decay=0.9
     )
     has_noise: bool = True
     width: int = 8
@@ -102,7 +102,7 @@ class Toy:
         place = _place(batch)
         return {"distance": (modules["generator"](self._input(place)) - place).square().mean()}
 
-    def picture(self, batch, modules):
+    def sample_image(self, batch, modules):
         made = modules["generator"](self._input(_place(batch)))
         return made.sigmoid().mean().expand(3, 8, 8)
 

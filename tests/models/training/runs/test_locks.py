@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.training.runs import gpu_lock as locks
-from models.training.runs.gpu_lock import gpu_lock
+from models.training.runs import locks
+from models.training.runs.locks import gpu_lock
 from storage.errors import LockedError
 from tests.conftest import REPOSITORY
 
 HOLDER = """
 import sys, tempfile, torch
-from models.training import gpu_lock
+from models.training.runs import locks
 tempfile.tempdir = sys.argv[1]
-gpu_lock.gpu_uuid = lambda device: "GPU-fake-1"
-with gpu_lock.gpu_lock(torch.device("cuda:1")):
+locks.gpu_uuid = lambda device: "GPU-fake-1"
+with locks.gpu_lock(torch.device("cuda:1")):
     print("held", flush=True)
     sys.stdin.read()
 """

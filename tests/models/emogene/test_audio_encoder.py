@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 import torch
 
-from models.emogene.pitch import NUM_ENTRIES, coarse_pitch
+from models.emogene.audio_encoder import NUM_ENTRIES, coarse_pitch
 
 
 def test_unvoiced_and_too_low_are_1_and_the_top_is_255() -> None:

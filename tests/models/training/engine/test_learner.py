@@ -2,7 +2,7 @@
 
 import torch
 
-from models.training.early_stop import EarlyStop
+from models.training.engine.learner import EarlyStop
 
 
 def test_it_is_over_after_so_many_checks_without_a_new_lowest_figure() -> None:
