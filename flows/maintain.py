@@ -1,5 +1,6 @@
 """Maintenance: garbage collection of every store, as a flow so that it can be scheduled and seen."""
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
@@ -29,7 +30,7 @@ def maintain(
     answers: dict[str, Any] = {}
     for store in known_stores():
         try:
-            answers[store.name] = collect(store, keep, grace_hours, dry_run, wait_s)
+            answers[store.name] = asdict(collect(store, keep, grace_hours, dry_run, wait_s))
         except TalksetError as error:
             run_logger().error("%s: %s", store, error)
             answers[store.name] = {"error": str(error)}

@@ -17,14 +17,17 @@ Everything else raised while a source is worked on is *failed*: ours or the mach
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 # Folders, network addresses, and long hexadecimal ids (of tasks, of memory).
 _ELSEWHERE = re.compile(r"(?<![\w.])/(?:[^\s/:'\",)]+/)+|\b\w+://[^\s'\",)]+|\b(?:0x)?[0-9a-f]{8,}(?:-[0-9a-f]{4,})*\b")
 
 
 class Reason(StrEnum):
-    """Why a source is rejected or an expected clip is dropped. Values are stored; never rename one."""
+    """Why a source is rejected or an expected clip is dropped; see REASONS. Values are stored; never rename one."""
 
     NOT_MEDIA = "NOT_MEDIA"
     EMPTY = "EMPTY"
@@ -42,9 +45,122 @@ class Reason(StrEnum):
     BAD_NAME = "BAD_NAME"
     UNSAFE_PATH = "UNSAFE_PATH"
     TIMEOUT = "TIMEOUT"
-    DECODER_CRASH = "DECODER_CRASH"
     BELOW_THRESHOLD = "BELOW_THRESHOLD"
     TAKEN_DOWN = "TAKEN_DOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonText:
+    """What a reason says to a person.
+
+    Attributes:
+        step: the step that gives it: 'inventory', 'cut' or 'publish'; 'inventory, cut' where either can.
+        meaning: what was found, one sentence.
+        change: the setting of datasets.yaml, or the thing about the file, that has to change, one sentence.
+    """
+
+    step: str
+    meaning: str
+    change: str
+
+
+REASONS: Mapping[Reason, ReasonText] = MappingProxyType({
+    Reason.NOT_MEDIA: ReasonText(
+        "cut",
+        "The file is no audio or video container of a known kind, whatever its name ends in.",
+        "Replace the file by the original video, or move it out of the dataset's root.",
+    ),
+    Reason.EMPTY: ReasonText(
+        "inventory, cut",
+        "The file has no bytes.",
+        "Copy the file again, or remove it.",
+    ),
+    Reason.TRUNCATED: ReasonText(
+        "cut",
+        "The end of the file is missing: its header promises more video than there is, or the index is cut off.",
+        "Copy or download the file again.",
+    ),
+    Reason.CORRUPT_FRAMES: ReasonText(
+        "cut",
+        "Frames are damaged: more of the source than limits.max_corrupt_share allows, or some in the dropped clip.",
+        "Copy the file again, or raise limits.max_corrupt_share to keep the clips without damage.",
+    ),
+    Reason.UNSUPPORTED_CODEC: ReasonText(
+        "cut",
+        "No decoder is installed for the video or audio, or the frame size changes within the file.",
+        "Convert the file, such as with `ffmpeg -i IN -c:v libx264 -crf 12 -c:a aac OUT.mp4`.",
+    ),
+    Reason.TOO_LARGE: ReasonText(
+        "cut",
+        "Frame size, length, frame rate or number of streams is above a limit that protects the machine.",
+        "Raise limits.max_pixels, limits.max_seconds or limits.max_fps, or convert the file.",
+    ),
+    Reason.TOO_SHORT: ReasonText(
+        "cut",
+        "The stretch of video with audio is shorter than the shortest clip.",
+        "Lower clips.min_tail_s of the layout; the last piece of a longer source is commonly dropped.",
+    ),
+    Reason.NO_VIDEO: ReasonText(
+        "cut",
+        "The file has no video stream with frames; a cover image is none.",
+        "Replace the file, or narrow the layout's pattern so that it takes no audio files.",
+    ),
+    Reason.NO_AUDIO: ReasonText(
+        "cut",
+        "The video has no audio stream, or the audio file that the layout names is not there.",
+        "Add the audio file, correct audio.path of the layout, or set audio.required: false.",
+    ),
+    Reason.AV_LENGTH_MISMATCH: ReasonText(
+        "cut",
+        "Video and audio start or end further apart than audio.max_gap_s.",
+        "Replace the video or its audio file by the matching one, or raise audio.max_gap_s of the layout.",
+    ),
+    Reason.NO_FACE: ReasonText(
+        "cut",
+        "No face was tracked in the source, or in the dropped clip.",
+        "Try another face.backend or other face.tracking settings; remove the file if nobody is to be seen.",
+    ),
+    Reason.MULTI_FACE: ReasonText(
+        "cut, publish",
+        "More faces are visible at once than face.max_faces or the threshold quality_multi_face_share allows.",
+        "Raise that setting, or leave it out: then the largest, longest tracked face is kept.",
+    ),
+    Reason.FACE_LEFT_FRAME: ReasonText(
+        "publish",
+        "The face is missing in too many frames of the clip.",
+        "Lower the threshold quality_valid_share; training masks the frames without a face.",
+    ),
+    Reason.BAD_NAME: ReasonText(
+        "inventory",
+        "The path matches no layout's pattern, or the annotation lists do not have the video.",
+        "Rename the file, add a layout to the dataset's block, or complete the annotation lists.",
+    ),
+    Reason.UNSAFE_PATH: ReasonText(
+        "inventory, cut",
+        "The path is a link out of the root, to a folder or to nothing, or it is no regular file.",
+        "Put the file itself under the dataset's root.",
+    ),
+    Reason.TIMEOUT: ReasonText(
+        "cut",
+        "Reading took longer than limits.max_wall_s; a refresh counts the source as failed and tries it again.",
+        "Raise limits.max_wall_s, or convert the file to a codec that decodes faster.",
+    ),
+    Reason.BELOW_THRESHOLD: ReasonText(
+        "publish",
+        "A score of the clip is outside the bounds that the dataset sets for it.",
+        "Change the bounds of that score under thresholds; the clip's data are kept and need no recomputation.",
+    ),
+    Reason.TAKEN_DOWN: ReasonText(
+        "inventory",
+        "The source was withdrawn with `talkset takedown`.",
+        "Only if it was withdrawn by mistake: `talkset takedown NAME --undo`.",
+    ),
+})  # fmt: skip
+
+
+def reason_text(code: str) -> ReasonText | None:
+    """The texts of a stored reason code; None for '' and for a code that this version does not have."""
+    return REASONS[Reason(code)] if code in Reason.__members__ else None
 
 
 class TalksetError(Exception):

@@ -1,8 +1,11 @@
 """Small records that steps hand to each other; plain values only, so that they travel as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel
 
 from storage.errors import Reason
 from storage.keys import canonical_json, sha256_hex
@@ -153,3 +156,17 @@ class ShardResults:
     members: tuple[Member, ...]
     cut: StepResult
     features: Mapping[str, StepResult]
+
+
+def as_json(value: Any) -> Any:
+    """A record, also of records, as the JSON document that commands print: mappings, lists and plain values.
+
+    The underscore of a field that is named like a keyword of Python (`from_`) is dropped.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name.rstrip("_"): as_json(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {key: as_json(inner) for key, inner in value.items()}
+    return [as_json(inner) for inner in value] if isinstance(value, list | tuple) else value

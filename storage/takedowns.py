@@ -52,13 +52,6 @@ class Takedown(BaseModel):
         """True when both mean one video file, or share an id."""
         return (bool(self.sha256) and self.sha256 == other.sha256) or bool({*self.source_ids} & {*other.source_ids})
 
-    def is_called(self, name: str) -> bool:
-        """True when `name` is its path or the end of it, or the first digits (6 or more) of its hash or of an id."""
-        is_path = bool(name) and (name == self.path or self.path.endswith(f"/{name}"))
-        return is_path or (
-            len(name) >= 6 and any(digits.startswith(name) for digits in (self.sha256, *self.source_ids))
-        )
-
 
 @dataclass(frozen=True)
 class Takedowns:

@@ -197,7 +197,7 @@ def explain(
     snapshot: SnapshotOption = "latest",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what happened to a source or clip: state, reason, scores."""
+    """Print what happened to a source or clip: state, reason and what to change, scores."""
     from storage.snapshot import Snapshot
     from tasks.store.explain import explain as explain_name
 
@@ -214,11 +214,10 @@ def verify(store: StoreOption = None, snapshot: SnapshotOption = "latest", as_js
     found = Snapshot.open(_existing(store), snapshot)
     progress = Progress(as_json)
     progress.start("verify", len(found.body.shards), "shards")
-    problems = verify_snapshot(found, lambda: progress.add("verify"))
+    answer = verify_snapshot(found, lambda: progress.add("verify"))
     progress.close()
-    answer = {"snapshot": found.body.number, "id": found.id, "is_whole": not problems, "problems": problems}
     show(answer, as_json, show_verification)
-    if problems:
+    if not answer.is_whole:
         raise typer.Exit(EXIT_FAILED)
 
 

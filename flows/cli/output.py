@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from flows.reporting.pages import report_folder
+from storage import records
 
 
-def show(answer: dict[str, Any], as_json: bool, show: Any) -> None:
-    """Prints an answer: as JSON, or as its own function puts it for people."""
+def show(answer: Any, as_json: bool, show: Any) -> None:
+    """Prints an answer, a record or a mapping: as JSON, or as its own function puts it for people."""
+    document = records.as_json(answer)
     if as_json:
-        print(json.dumps(answer, indent=1, ensure_ascii=False, default=str))
+        print(json.dumps(document, indent=1, ensure_ascii=False, default=str))
     else:
-        show(answer)
+        show(document)
 
 
 def show_tree(value: Any, indent: str = "") -> None:
@@ -74,16 +76,24 @@ def show_explanation(answer: dict[str, Any]) -> None:
         reason = f" {source['reason']}" if source["reason"] else ""
         detail = f": {source['detail']}" if source["detail"] else ""
         print(f"{source['path']}  {source['state']}{reason}{detail}")
-        picture = f"{source['codec']} {source['width_px']}x{source['height_px']} {source['avg_fps']:.3g} fps"
-        print(f"  {picture}, subject {source['subject']}, id {source['source_id']}")
+        _show_why(source, "  ")
+        video = f"{source['codec']} {source['width_px']}x{source['height_px']} {source['avg_fps']:.3g} fps"
+        print(f"  {video}, subject {source['subject']}, id {source['source_id']}")
         for clip in source["clips"]:
             _show_clip(clip)
+
+
+def _show_why(explained: dict[str, Any], indent: str) -> None:
+    """The step that gave the reason, its meaning, and what to change."""
+    if why := explained["why"]:
+        print(f"{indent}step: {why['step']}\n{indent}meaning: {why['meaning']}\n{indent}to change: {why['change']}")
 
 
 def _show_clip(clip: dict[str, Any]) -> None:
     outcome = "kept" if clip["is_kept"] else f"dropped {clip['reason']}: {clip['detail']}"
     place = f"{clip['num_frames']} frames from {clip['start_s']:.2f} s, {clip['split']}"
     print(f"  {clip['name']}  {place}: {outcome}")
+    _show_why(clip, "    ")
     scores = ", ".join(f"{name} {value:.4g}" for name, value in clip["scores"].items() if value == value)
     if scores:
         print(f"    {scores}")

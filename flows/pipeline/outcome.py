@@ -30,6 +30,6 @@ def _changes(snapshot: Snapshot) -> dict[str, list[str]]:
     number = snapshot.body.number - 1
     if number not in snapshots.snapshot_numbers(snapshot.store):
         return {}
-    sources = diff_snapshots(Snapshot.open(snapshot.store, number), snapshot)["sources"]
-    renamed = [f"{pair['from']} -> {pair['to']}" for pair in sources["renamed"]]
-    return {"added": sources["added"], "changed": sources["changed"], "renamed": renamed, "removed": sources["removed"]}
+    sources = diff_snapshots(Snapshot.open(snapshot.store, number), snapshot).sources
+    renamed = [f"{pair.from_} -> {pair.to}" for pair in sources.renamed]
+    return {"added": [*sources.added], "changed": [*sources.changed], "renamed": renamed, "removed": [*sources.removed]}

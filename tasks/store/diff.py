@@ -1,48 +1,110 @@
 """Diff: what changed between two snapshots of a dataset."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from storage.snapshot import Snapshot
 
 
-def diff_snapshots(old: Snapshot, new: Snapshot) -> dict[str, Any]:
-    """What differs, as plain values.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A value before and after; in JSON 'from' and 'to'."""
 
-    Returns:
-        'sources': added, removed, changed (same path, other content), renamed (same content, other path), and those in
-        another state; 'clips': added, removed, changed (other content), kept now, dropped now; 'config': settings.
+    from_: Any
+    to: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """A source that ended in another state; in JSON 'path', 'from' and 'to'."""
+
+    path: str
+    from_: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChanges:
+    """Paths of sources that differ.
+
+    Attributes:
+        added, removed: in one snapshot only, by path and by content.
+        renamed: same content, other path.
+        changed: same path, other content.
+        state: same path, other state.
     """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    renamed: tuple[Change, ...]
+    changed: tuple[str, ...]
+    state: tuple[StateChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipChanges:
+    """Names of clips that differ.
+
+    Attributes:
+        added, removed: expected in one snapshot only.
+        changed: of other content.
+        kept_now, dropped_now: kept in one snapshot only.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    kept_now: tuple[str, ...]
+    dropped_now: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDiff:
+    """What differs between two snapshots.
+
+    Attributes:
+        old, new: their numbers.
+        sources, clips: see there.
+        config: setting, its keys joined by dots -> its values; None where a snapshot lacks it.
+    """
+
+    old: int
+    new: int
+    sources: SourceChanges
+    clips: ClipChanges
+    config: Mapping[str, Change]
+
+
+def diff_snapshots(old: Snapshot, new: Snapshot) -> SnapshotDiff:
+    """Sources, clips and settings that differ between two snapshots of one store."""
     before = {row["path"]: row for row in old.source_table.to_pylist()}
     after = {row["path"]: row for row in new.source_table.to_pylist()}
     gone, fresh = set(before) - set(after), set(after) - set(before)
     renamed = _renamed({path: before[path] for path in gone}, {path: after[path] for path in fresh})
     both = sorted(set(before) & set(after))
-    return {
-        "old": old.body.number,
-        "new": new.body.number,
-        "sources": {
-            "added": sorted(fresh - set(renamed.values())),
-            "removed": sorted(gone - set(renamed)),
-            "renamed": [{"from": path, "to": renamed[path]} for path in sorted(renamed)],
-            "changed": [path for path in both if _is_changed(before[path], after[path])],
-            "state": [
-                {"path": path, "from": before[path]["state"], "to": after[path]["state"]}
-                for path in both
-                if before[path]["state"] != after[path]["state"]
-            ],
-        },
-        "clips": _clips(old, new),
-        "config": _settings(old.body.config, new.body.config),
-    }
+    sources = SourceChanges(
+        added=tuple(sorted(fresh - set(renamed.values()))),
+        removed=tuple(sorted(gone - set(renamed))),
+        renamed=tuple(Change(path, renamed[path]) for path in sorted(renamed)),
+        changed=tuple(path for path in both if _is_changed(before[path], after[path])),
+        state=tuple(
+            StateChange(path, before[path]["state"], after[path]["state"])
+            for path in both
+            if before[path]["state"] != after[path]["state"]
+        ),
+    )
+    config = _settings(old.body.config, new.body.config)
+    return SnapshotDiff(old.body.number, new.body.number, sources, _clips(old, new), config)
 
 
-def _is_changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
+def _is_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Other contents: by id (video, audio and spans) where both have one, else by the bytes of the video alone."""
     column = "source_id" if before["source_id"] and after["source_id"] else "sha256"
     return before[column] != after[column]
 
 
-def _renamed(gone: dict[str, dict[str, Any]], fresh: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _renamed(gone: Mapping[str, Mapping[str, Any]], fresh: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Old path -> new path of equal content; each path is used once."""
     by_content: dict[str, list[str]] = {}
     for path in sorted(fresh):
@@ -54,23 +116,23 @@ def _renamed(gone: dict[str, dict[str, Any]], fresh: dict[str, dict[str, Any]]) 
     return pairs
 
 
-def _clips(old: Snapshot, new: Snapshot) -> dict[str, list[str]]:
+def _clips(old: Snapshot, new: Snapshot) -> ClipChanges:
     before = {row["name"]: row for row in old.rows(kept=False)}
     after = {row["name"]: row for row in new.rows(kept=False)}
     both = sorted(set(before) & set(after))
-    return {
-        "added": sorted(set(after) - set(before)),
-        "removed": sorted(set(before) - set(after)),
-        "changed": [name for name in both if before[name]["clip"] != after[name]["clip"]],
-        "kept_now": [name for name in both if after[name]["is_kept"] and not before[name]["is_kept"]],
-        "dropped_now": [name for name in both if before[name]["is_kept"] and not after[name]["is_kept"]],
-    }
+    return ClipChanges(
+        added=tuple(sorted(set(after) - set(before))),
+        removed=tuple(sorted(set(before) - set(after))),
+        changed=tuple(name for name in both if before[name]["clip"] != after[name]["clip"]),
+        kept_now=tuple(name for name in both if after[name]["is_kept"] and not before[name]["is_kept"]),
+        dropped_now=tuple(name for name in both if before[name]["is_kept"] and not after[name]["is_kept"]),
+    )
 
 
-def _settings(old: Any, new: Any, where: str = "") -> dict[str, dict[str, Any]]:
+def _settings(old: Any, new: Any, where: str = "") -> dict[str, Change]:
     if isinstance(old, dict) and isinstance(new, dict):
-        out: dict[str, dict[str, Any]] = {}
+        out: dict[str, Change] = {}
         for key in sorted(set(old) | set(new)):
             out |= _settings(old.get(key), new.get(key), f"{where}.{key}" if where else key)
         return out
-    return {} if old == new else {where: {"from": old, "to": new}}
+    return {} if old == new else {where: Change(old, new)}

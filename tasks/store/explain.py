@@ -1,9 +1,16 @@
-"""Explain: what happened to one source or clip, with its scores and the reason."""
+"""Explain: what happened to one source or clip, with its scores, the reason and what to change."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from storage.errors import ConfigError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.errors import ReasonText, reason_text
+from storage.records import State
 from storage.snapshot import Snapshot
+from tasks.store.names import Vocabulary, match_sources, readings, source_names, the_one
 
 _CLIP_FACTS = (
     "name", "clip", "is_kept", "reason", "detail", "split", "subject", "emotion", "num_frames", "start_s", "crop_x_px",
@@ -11,49 +18,124 @@ _CLIP_FACTS = (
 )  # fmt: skip
 
 
-def explain(snapshot: Snapshot, name: str) -> dict[str, Any]:
-    """The sources and clips that `name` means: a path or the end of one, a base name, a clip name or key, an id.
+@dataclass(frozen=True, slots=True)
+class ExplainedClip:
+    """One expected clip.
 
-    Returns:
-        {'snapshot': number, 'sources': [...]}; each source with its state, reason and 'clips', each clip with the
-        facts of its cut, 'scores' and, where a threshold applies, 'thresholds'.
+    Attributes:
+        name ... row: columns of clips.parquet.
+        scores: every score of it, NaN where it is not stored.
+        thresholds: score -> {'min', 'max'} of the dataset's thresholds that judged it.
+        why: texts of its reason, None for a kept clip.
+    """
+
+    name: str
+    clip: str
+    is_kept: bool
+    reason: str
+    detail: str
+    split: str
+    subject: str
+    emotion: str
+    num_frames: int
+    start_s: float
+    crop_x_px: int
+    crop_y_px: int
+    crop_side_px: int
+    shard_id: str
+    row: int
+    scores: Mapping[str, float]
+    thresholds: Mapping[str, Mapping[str, float | None]]
+    why: ReasonText | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedSource:
+    """One source and what became of it.
+
+    Attributes:
+        path ... seconds: columns of sources.parquet.
+        clips: its clips, or only those that were asked for; none for a duplicate, whose clips are its original's.
+        why: texts of its reason, None when it was not rejected.
+    """
+
+    path: str
+    path_hex: str
+    source_id: str
+    layout: str
+    name: str
+    subject: str
+    labels: str
+    size_bytes: int
+    sha256: str
+    audio_sha256: str
+    state: str
+    reason: str
+    detail: str
+    duplicate_of: str
+    shard_id: str
+    num_expected: int
+    num_kept: int
+    num_frames_kept: int
+    codec: str
+    width_px: int
+    height_px: int
+    avg_fps: float
+    num_slots: int
+    num_corrupt: int
+    seconds: float
+    clips: tuple[ExplainedClip, ...]
+    why: ReasonText | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What became of a source (of all sources with its content, where that was named).
+
+    Attributes:
+        snapshot: number of the snapshot that says so.
+        sources: in the order of its table.
+    """
+
+    snapshot: int
+    sources: tuple[ExplainedSource, ...]
+
+
+def explain(snapshot: Snapshot, name: str) -> Explanation:
+    """What happened to the source or clip that `name` means; see tasks.store.names for what it may be called.
 
     Raises:
-        ConfigError: nothing in the snapshot is called so.
+        ConfigError: nothing in the snapshot is called so, or several things are; they are named.
     """
-    clips = snapshot.rows(kept=False)
-    sources = snapshot.source_table.to_pylist()
-    chosen_clips = [row for row in clips if name in (row["name"], row["clip"])]
-    ids = {row["source_id"] for row in chosen_clips}
-    chosen = [row for row in sources if _is_meant(row, name) or (row["source_id"] in ids and row["source_id"])]
-    if not chosen:
-        raise ConfigError(
-            f"snapshot {snapshot.body.number} of {snapshot.body.dataset} knows no source or clip {name!r}; "
-            "it may be new (run `talkset refresh`) or not selected in datasets.yaml"
-        )
-    return {
-        "snapshot": snapshot.body.number,
-        "sources": [_source(snapshot, row, clips, chosen_clips) for row in chosen],
-    }
+    found = next((found for text in readings(name, [snapshot]) if (found := match_sources([snapshot], text))), [])
+    vocabulary = Vocabulary(
+        where=f"snapshot {snapshot.body.number} of {snapshot.body.dataset}",
+        kinds="source or clip",
+        names=source_names([snapshot]),
+        advice="it may be new (run `talkset refresh`) or not selected in datasets.yaml",
+    )
+    meant = the_one(found, name, vocabulary)
+    sources = _rows(snapshot.source_table, "path", meant.paths)
+    clips = _rows(snapshot.clip_table, "source_id", {row["source_id"] for row in sources} - {""})
+    wanted = [clip for clip in clips if not meant.clips or clip["clip"] in meant.clips]
+    return Explanation(snapshot.body.number, tuple(_source(snapshot, row, wanted) for row in sources))
 
 
-def _is_meant(row: dict[str, Any], name: str) -> bool:
-    names = (row["path"], row["name"], row["source_id"], row["sha256"])
-    return bool(name) and (name in names or row["path"].endswith(f"/{name}"))
+def _rows(table: pa.Table, column: str, values: frozenset[str] | set[str]) -> list[dict[str, Any]]:
+    return table.filter(pc.field(column).isin(pa.array(sorted(values), pa.string()))).to_pylist()
 
 
-def _source(
-    snapshot: Snapshot, row: dict[str, Any], clips: list[dict[str, Any]], chosen: list[dict[str, Any]]
-) -> dict[str, Any]:
-    own = [clip for clip in clips if row["source_id"] and clip["source_id"] == row["source_id"]]
-    wanted = [clip for clip in own if clip in chosen] or own
-    if row["state"] == "duplicate_of":
-        wanted = []
-    return {**row, "clips": [_clip(snapshot, clip) for clip in wanted]}
+def _source(snapshot: Snapshot, row: Mapping[str, Any], clips: Sequence[Mapping[str, Any]]) -> ExplainedSource:
+    own = [] if row["state"] == State.DUPLICATE.value else [c for c in clips if c["source_id"] == row["source_id"]]
+    return ExplainedSource(**row, clips=tuple(_clip(snapshot, clip) for clip in own), why=reason_text(row["reason"]))
 
 
-def _clip(snapshot: Snapshot, row: dict[str, Any]) -> dict[str, Any]:
+def _clip(snapshot: Snapshot, row: Mapping[str, Any]) -> ExplainedClip:
     limits = snapshot.body.config["thresholds"]
     scores = {name: value for name, value in row.items() if isinstance(value, float) and name != "start_s"}
-    facts = {name: row[name] for name in _CLIP_FACTS}
-    return {**facts, "scores": scores, "thresholds": {name: limits[name] for name in limits if name in scores}}
+    return ExplainedClip(
+        **{name: row[name] for name in _CLIP_FACTS},
+        scores=scores,
+        thresholds={name: limits[name] for name in limits if name in scores},
+        why=reason_text(row["reason"]),
+    )

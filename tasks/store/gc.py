@@ -1,11 +1,9 @@
 """Garbage collection: remove objects that no kept snapshot needs."""
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from storage.errors import StoreCorrupt
 from storage.lock import writer_lock
@@ -18,9 +16,9 @@ class Garbage:
     """Objects that can go.
 
     Attributes:
-        keys: of objects no kept snapshot reaches, older than the grace period.
-        num_bytes: what they take.
-        num_young: unreachable ones that are too young to remove.
+        keys: of objects that no kept snapshot reaches, older than the grace period.
+        num_bytes: their size.
+        num_young: unreachable objects that are too young to remove.
         snapshots: numbers that are not kept.
     """
 
@@ -30,7 +28,25 @@ class Garbage:
     snapshots: tuple[int, ...]
 
 
-def collect(store: Path, keep: int, grace_hours: float, is_dry: bool, wait_s: float = 0.0) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection removed.
+
+    Attributes:
+        removed: False when it only looked.
+        objects, bytes: number and size of what went, or would go.
+        too_young: objects that no snapshot needs but that are younger than the grace period.
+        snapshots: numbers that went, or would go.
+    """
+
+    removed: bool
+    objects: int
+    bytes: int
+    too_young: int
+    snapshots: tuple[int, ...]
+
+
+def collect(store: Path, keep: int, grace_hours: float, is_dry: bool, wait_s: float = 0.0) -> Collected:
     """Removes what no kept snapshot needs, or with `is_dry` only says what would go; see find_garbage.
 
     Raises:
@@ -40,8 +56,7 @@ def collect(store: Path, keep: int, grace_hours: float, is_dry: bool, wait_s: fl
         garbage = find_garbage(store, keep, grace_hours)
         if not is_dry:
             remove_garbage(store, garbage)
-    return {"removed": not is_dry, "objects": len(garbage.keys), "bytes": garbage.num_bytes,
-            "too_young": garbage.num_young, "snapshots": list(garbage.snapshots)}  # fmt: skip
+    return Collected(not is_dry, len(garbage.keys), garbage.num_bytes, garbage.num_young, garbage.snapshots)
 
 
 def find_garbage(store: Path, keep: int, grace_hours: float) -> Garbage:
@@ -54,10 +69,26 @@ def find_garbage(store: Path, keep: int, grace_hours: float) -> Garbage:
     """
     numbers = snapshot_numbers(store)
     snapshots = {number: Snapshot.open(store, number) for number in numbers}
-    pinned = _pinned(store)
+    pins = (path for path in (store / "pins").glob("*") if path.is_file())
+    pinned = {path.read_text(encoding="utf-8").strip() for path in pins}
     kept = [snapshots[n] for n in numbers if n in numbers[-max(1, keep) :] or snapshots[n].id in pinned]
     reachable = {ref.key for snapshot in kept for ref in snapshot.body.objects()}
-    keys, num_bytes, num_young = _unreachable(ObjectStore(store), reachable, timedelta(hours=grace_hours))
+    objects = ObjectStore(store)
+    keys, num_bytes, num_young = [], 0, 0
+    for key in objects.keys():  # noqa: SIM118 - a store, not a mapping
+        if key in reachable:
+            continue
+        try:
+            manifest = objects.manifest(key)
+            age = datetime.now(UTC) - datetime.fromisoformat(manifest.committed_at)
+            size = manifest.ref().num_bytes
+        except StoreCorrupt:
+            age, size = timedelta.max, 0
+        if age < timedelta(hours=grace_hours):
+            num_young += 1
+        else:
+            keys.append(key)
+            num_bytes += size
     gone = tuple(n for n in numbers if snapshots[n] not in kept)
     return Garbage(tuple(keys), num_bytes, num_young, gone)
 
@@ -71,27 +102,3 @@ def remove_garbage(store: Path, garbage: Garbage) -> None:
     objects = ObjectStore(store)
     for key in garbage.keys:
         objects.delete(key)
-
-
-def _pinned(store: Path) -> set[str]:
-    return {path.read_text(encoding="utf-8").strip() for path in (store / "pins").glob("*") if path.is_file()}
-
-
-def _unreachable(objects: ObjectStore, reachable: Iterable[str], grace: timedelta) -> tuple[list[str], int, int]:
-    keep = set(reachable)
-    keys, num_bytes, num_young = [], 0, 0
-    for key in objects.keys():  # noqa: SIM118 - a store, not a mapping
-        if key in keep:
-            continue
-        try:
-            manifest = objects.manifest(key)
-            is_young = datetime.now(UTC) - datetime.fromisoformat(manifest.committed_at) < grace
-            size = manifest.ref().num_bytes
-        except StoreCorrupt:
-            is_young, size = False, 0
-        if is_young:
-            num_young += 1
-        else:
-            keys.append(key)
-            num_bytes += size
-    return keys, num_bytes, num_young

@@ -1,9 +1,10 @@
-"""Status: what a store holds and who is writing to it."""
+"""Status: what a store holds and which process is writing to it."""
 
 import json
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -11,8 +12,64 @@ from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, snapshot_numbers, store_dataset
 
 
-def store_status(store: Path) -> dict[str, Any]:
-    """Dataset, snapshots (newest last), number and bytes of objects, the process that writes (None: nobody).
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """The process that holds the store's writer lock.
+
+    Attributes:
+        pid, host: of the process.
+        start: UTC, ISO 8601.
+    """
+
+    pid: int
+    host: str
+    start: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLine:
+    """A snapshot in short.
+
+    Attributes:
+        number, id, created_at: see storage.snapshot.
+        kept, expected: clips.
+        hours: of the kept clips.
+        sources: state -> number, 'total' besides.
+        splits: split -> number of kept clips.
+    """
+
+    number: int
+    id: str
+    created_at: str
+    kept: int
+    expected: int
+    hours: float
+    sources: Mapping[str, int]
+    splits: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """What a store holds.
+
+    Attributes:
+        store: its folder.
+        dataset: the block of datasets.yaml it belongs to.
+        objects, bytes: number and size of all committed objects.
+        writer: the process that is writing, None when there is none.
+        snapshots: newest last.
+    """
+
+    store: str
+    dataset: str
+    objects: int
+    bytes: int
+    writer: Writer | None
+    snapshots: tuple[SnapshotLine, ...]
+
+
+def store_status(store: Path) -> StoreStatus:
+    """What the store in this folder holds.
 
     Raises:
         ConfigError: the folder is no store.
@@ -20,30 +77,31 @@ def store_status(store: Path) -> dict[str, Any]:
     dataset = store_dataset(store)
     objects = ObjectStore(store)
     keys = list(objects.keys())
-    return {
-        "store": str(store),
-        "dataset": dataset,
-        "objects": len(keys),
-        "bytes": sum(objects.manifest(key).ref().num_bytes for key in keys),
-        "writer": _writer(store),
-        "snapshots": [_line(Snapshot.open(store, number)) for number in snapshot_numbers(store)],
-    }
+    return StoreStatus(
+        store=str(store),
+        dataset=dataset,
+        objects=len(keys),
+        bytes=sum(objects.manifest(key).ref().num_bytes for key in keys),
+        writer=_writer(store),
+        snapshots=tuple(_line(Snapshot.open(store, number)) for number in snapshot_numbers(store)),
+    )
 
 
-def _line(snapshot: Snapshot) -> dict[str, Any]:
+def _line(snapshot: Snapshot) -> SnapshotLine:
     counts = snapshot.body.counts
-    return {
-        "number": snapshot.body.number, "id": snapshot.id, "created_at": snapshot.created_at,
-        "kept": counts["clips"]["kept"], "expected": counts["clips"]["expected"], "hours": counts["hours_kept"],
-        "sources": counts["sources"], "splits": snapshot.body.splits,
-    }  # fmt: skip
+    return SnapshotLine(
+        number=snapshot.body.number, id=snapshot.id, created_at=snapshot.created_at, kept=counts["clips"]["kept"],
+        expected=counts["clips"]["expected"], hours=counts["hours_kept"], sources=counts["sources"],
+        splits=snapshot.body.splits,
+    )  # fmt: skip
 
 
-def _writer(store: Path) -> dict[str, Any] | None:
+def _writer(store: Path) -> Writer | None:
     try:
-        writer = json.loads((store / "writer.json").read_bytes())
-        is_here = writer["host"] == socket.gethostname()
-        # One that was killed outright cannot take its name off; the kernel has freed its lock.
-        return None if is_here and not psutil.pid_exists(writer["pid"]) else writer
+        found = json.loads((store / "writer.json").read_bytes())
+        writer = Writer(found["pid"], found["host"], found["start"])
+        # A process that was killed outright leaves the file behind; the kernel has freed its lock.
+        is_gone = writer.host == socket.gethostname() and not psutil.pid_exists(writer.pid)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return None if is_gone else writer

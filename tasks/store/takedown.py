@@ -1,9 +1,9 @@
-"""Takedown: withdraw a source, so that no later snapshot holds it; say what still does, and what was made of it."""
+"""Takedown: withdraw a source, so that no later snapshot holds it; list what still does, and what was made of it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from storage.cut_tables import SOURCES_FILE
 from storage.errors import ConfigError, StoreCorrupt
@@ -11,31 +11,132 @@ from storage.objects import ObjectStore
 from storage.snapshot import latest, store_dataset
 from storage.tables import read_table
 from storage.takedowns import Takedown, add_takedown, load_takedowns, remove_takedown
-from tasks.store.lineage.history import History, gone_lines, read_history, source_rows
-from tasks.store.lineage.names import digest_of_file, the_one
-from tasks.store.lineage.of_source import Content, match_sources, shards_with, source_lineage
+from tasks.store.lineage import vocabulary
+from tasks.store.lineage.history import GoneSnapshot, History, UnknownRun, read_history
+from tasks.store.lineage.of_source import (
+    SourceRun,
+    SourceSnapshot,
+    content_of,
+    match_stored_sources,
+    shards_with,
+    source_lineage,
+)
+from tasks.store.names import Content, digest_of_file, fits, path_in_root, readings, source_rows, the_one
 
 
-def take_down(store: Path, name: str, reason: str, who: str = "") -> dict[str, Any]:
-    """Writes down that a source is withdrawn. Removes nothing: refresh and gc do, and a person decides about runs.
+@dataclass(frozen=True, slots=True)
+class HoldingSnapshot:
+    """A snapshot whose shards still hold a source.
+
+    Attributes:
+        number, id: of the snapshot.
+        shards: ids of those that hold it.
+        pinned_by: runs for which gc keeps the snapshot.
+        is_latest: no later one is published.
+    """
+
+    number: int
+    id: str
+    shards: tuple[str, ...]
+    pinned_by: tuple[str, ...]
+    is_latest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What still contains frames, audio or features of a source.
+
+    Attributes:
+        snapshots: those whose shards hold it.
+        num_objects, num_bytes: of these shards.
+        orphans: keys of cuts that no snapshot needs, and that hold it or cannot be read; gc removes them.
+        reports: pages, relative to the store, of snapshots that had it; their images may show it.
+    """
+
+    snapshots: tuple[HoldingSnapshot, ...]
+    num_objects: int
+    num_bytes: int
+    orphans: tuple[str, ...]
+    reports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakedownAnswer:
+    """What was taken down, and what was made of it.
+
+    Attributes:
+        takedown: the entry of the list.
+        is_new: it was not on the list.
+        paths, snapshots, since, until, runs, unknown_runs: see SourceLineage.
+        gone: snapshots that were collected: what only they recorded is not in the answer.
+        holds: what still contains it.
+        same_audio: paths of sources that stay although their audio file has the same bytes as its own.
+        next: what to do now, in sentences.
+    """
+
+    takedown: Takedown
+    is_new: bool
+    paths: tuple[str, ...]
+    snapshots: tuple[SourceSnapshot, ...]
+    since: int | None
+    until: int | None
+    runs: tuple[SourceRun, ...]
+    unknown_runs: tuple[UnknownRun, ...]
+    gone: tuple[GoneSnapshot, ...]
+    holds: Holds
+    same_audio: tuple[str, ...]
+    next: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """A source that was taken off the list.
+
+    Attributes:
+        put_back: the entry that was removed.
+        next: what to do now, in sentences.
+    """
+
+    put_back: Takedown
+    next: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTakedown:
+    """An entry of the list; see storage.takedowns.Takedown.
+
+    Attributes:
+        is_in_latest: the latest snapshot still holds the source.
+    """
+
+    sha256: str
+    source_ids: tuple[str, ...]
+    path: str
+    reason: str
+    taken_at: str
+    who: str
+    is_in_latest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakedownList:
+    """Every takedown of a store, oldest first."""
+
+    takedowns: tuple[ListedTakedown, ...]
+
+
+def take_down(store: Path, name: str, reason: str, who: str = "") -> TakedownAnswer:
+    """Records that a source is withdrawn. Removes nothing: refresh and gc do, and a person decides about runs.
 
     Args:
         store: folder of the store.
-        name: the source, see `lineage.lineage`; also a file, or the whole hash of one, that no snapshot knows.
+        name: the source, see `tasks.store.names`; also a file, or the whole hash of one, that is in no snapshot.
         reason: stands in the tables of later snapshots.
         who: asked for it or did it; stands only in the list.
 
-    Returns:
-        'takedown' (the entry), 'is_new' (it was not on the list);
-        'paths', 'snapshots', 'since', 'until', 'runs', 'unknown_runs': what was made of it, see `source_lineage`;
-        'gone': snapshots that were collected, see `tasks.store.lineage.lineage`;
-        'holds': what still contains it, see `_holds`;
-        'same_audio': paths of sources that stay although their audio file has the same bytes as its own;
-        'next': what to do now, in sentences.
-
     Raises:
         ConfigError: no source is called so, or several are, or there is nothing that it would be recognised by.
-        LockedError: somebody else is writing the list.
+        LockedError: another process is writing the list.
     """
     if not _one_line(reason):
         raise ConfigError("a takedown needs a reason: it is what later snapshots say of the source")
@@ -46,51 +147,57 @@ def take_down(store: Path, name: str, reason: str, who: str = "") -> dict[str, A
         store,
         Takedown(
             sha256=content.sha256,
-            source_ids=tuple(known["source_ids"]),
-            path=known["paths"][0] if known["paths"] else _one_line(name),
+            source_ids=known.source_ids,
+            path=known.paths[0] if known.paths else _one_line(name),
             reason=_one_line(reason),
             taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
             who=_one_line(who),
         ),
     )
-    kept = {key: known[key] for key in ("paths", "snapshots", "since", "until", "runs", "unknown_runs")}
     holds = _holds(history, entry.source_ids)
-    return {
-        "takedown": entry.model_dump(mode="json"),
-        "is_new": is_new,
-        **kept,
-        "gone": gone_lines(history),
-        "holds": holds,
-        "same_audio": _same_audio(history, content),
-        "next": _next(history, holds, kept["runs"], kept["unknown_runs"]),
-    }
+    return TakedownAnswer(
+        takedown=entry,
+        is_new=is_new,
+        paths=known.paths,
+        snapshots=known.snapshots,
+        since=known.since,
+        until=known.until,
+        runs=known.runs,
+        unknown_runs=known.unknown_runs,
+        gone=history.gone_snapshots(),
+        holds=holds,
+        same_audio=_same_audio(history, content),
+        next=_next(history, holds, known.runs, known.unknown_runs),
+    )
 
 
-def put_back(store: Path, name: str) -> dict[str, Any]:
+def put_back(store: Path, name: str) -> PutBack:
     """Takes a source off the list, so that the next refresh uses it again.
 
     Args:
         store: folder of the store.
-        name: its path or the end of it, or the first digits (6 or more) of its hash or id.
-
-    Returns:
-        'put_back': the entry that was removed; 'next': what to do now.
+        name: the source, see `tasks.store.names`.
 
     Raises:
         ConfigError: no entry is called so, or several are; they are named.
     """
     entries = load_takedowns(store).entries
-    found = [entry for entry in entries if entry.is_called(name)]
+    found = [entry for entry in entries if fits(name, entry.path, (entry.sha256, *entry.source_ids)) is not None]
+    if not found:
+        history = read_history(store)
+        texts = readings(name, history.snapshots.values())
+        matches = next((matches for text in texts if (matches := match_stored_sources(history, text))), [])
+        contents = {content for match in matches for content in match.meant.contents}
+        found = [entry for entry in entries if content_of(entry) in contents]
     if len(found) != 1:
         listed = ", ".join(f"{entry.path} ({(entry.sha256 or entry.source_ids[0])[:12]})" for entry in found or entries)
         raise ConfigError(f"{store}: {len(found)} takedowns are called {name!r}; on the list: {listed or 'none'}")
     remove_takedown(store, found[0])
-    back = f"talkset refresh {store_dataset(store)}: uses it again if its file is there"
-    return {"put_back": found[0].model_dump(mode="json"), "next": [back]}
+    return PutBack(found[0], (f"talkset refresh {store_dataset(store)}: uses it again if its file is there",))
 
 
-def list_takedowns(store: Path) -> dict[str, Any]:
-    """The list: 'takedowns', oldest first, each entry with 'is_in_latest': the latest snapshot still holds it.
+def list_takedowns(store: Path) -> TakedownList:
+    """The list of a store.
 
     Raises:
         ConfigError: the folder is no store.
@@ -98,9 +205,15 @@ def list_takedowns(store: Path) -> dict[str, Any]:
     store_dataset(store)
     takedowns, current = load_takedowns(store), latest(store)
     held = takedowns.held_in(current) if current else []
-    return {
-        "takedowns": [entry.model_dump(mode="json") | {"is_in_latest": entry in held} for entry in takedowns.entries]
-    }
+    return TakedownList(
+        tuple(
+            ListedTakedown(
+                sha256=entry.sha256, source_ids=entry.source_ids, path=entry.path, reason=entry.reason,
+                taken_at=entry.taken_at, who=entry.who, is_in_latest=entry in held,
+            )
+            for entry in takedowns.entries
+        )
+    )  # fmt: skip
 
 
 # ---- what is meant
@@ -118,11 +231,18 @@ def _content(history: History, name: str) -> Content:
         ConfigError: see `take_down`.
     """
     digest = digest_of_file(name)
-    found = match_sources(history, name) or match_sources(history, digest)
+    inside = path_in_root(name, history.snapshots.values())
+    found = match_stored_sources(history, name) or match_stored_sources(history, digest)
     unseen = digest or (name if len(name) == 64 and set(name) <= set("0123456789abcdef") else "")
+    if not found and digest and inside:
+        raise ConfigError(
+            f"{name!r} is not the file that snapshots have of {inside!r}: take down {inside!r} for what they hold, "
+            f"or {digest} for what the file contains now"
+        )
     if not found and unseen:
         return Content(sha256=unseen)
-    contents = the_one(found, name, history, "source").meant
+    found = found or match_stored_sources(history, inside)
+    contents = the_one(found, name, vocabulary(history, "source")).contents
     usable = [content for content in contents if not content.path_hex]
     if len(usable) == 1:
         return usable[0]
@@ -132,28 +252,20 @@ def _content(history: History, name: str) -> Content:
     raise ConfigError(f"{name!r} has been {len(usable)} different files; take down each that is meant: {digests}")
 
 
-def _same_audio(history: History, content: Content) -> list[str]:
+def _same_audio(history: History, content: Content) -> tuple[str, ...]:
     """Other sources of the latest snapshot that share its audio file (views of one take do)."""
     if not history.snapshots or not content.sha256:
-        return []
+        return ()
     rows = {number: source_rows(snapshot) for number, snapshot in history.snapshots.items()}
     own = {row["audio_sha256"] for found in rows.values() for row in found if row["sha256"] == content.sha256} - {""}
     newest = rows[max(rows)]
-    return [row["path"] for row in newest if row["audio_sha256"] in own and row["sha256"] != content.sha256]
+    return tuple(row["path"] for row in newest if row["audio_sha256"] in own and row["sha256"] != content.sha256)
 
 
 # ---- what holds it
 
 
-def _holds(history: History, ids: Collection[str]) -> dict[str, Any]:
-    """What still contains its frames, sound or numbers.
-
-    Returns:
-        'snapshots': each with 'number', 'id', 'shards' (ids), 'pinned_by' (runs for which gc keeps it), 'is_latest';
-        'num_objects', 'num_bytes' of these shards;
-        'orphans': keys of cuts that no snapshot needs, and that hold it or cannot be read; gc removes them;
-        'reports': pages, relative to the store, of snapshots that had it; their pictures may show it.
-    """
+def _holds(history: History, ids: Collection[str]) -> Holds:
     refs: dict[str, int] = {}
     snapshots = []
     for number, snapshot in history.snapshots.items():
@@ -161,72 +273,61 @@ def _holds(history: History, ids: Collection[str]) -> dict[str, Any]:
         entries = [entry for entry in snapshot.body.shards if entry.shard_id in shards]
         refs |= {ref.key: ref.num_bytes for entry in entries for ref in (entry.cut, *entry.features.values())}
         if shards:
-            snapshots.append(
-                {"number": number, "id": snapshot.id, "shards": shards, "pinned_by": _pins(history.store, snapshot.id),
-                 "is_latest": number == max(history.snapshots)}
-            )  # fmt: skip
-    return {
-        "snapshots": snapshots,
-        "num_objects": len(refs),
-        "num_bytes": sum(refs.values()),
-        "orphans": _orphans(history, set(ids)),
-        "reports": _reports(history, [line["number"] for line in snapshots]),
-    }
+            is_latest = number == max(history.snapshots)
+            pinned_by = _pins(history.store, snapshot.id)
+            snapshots.append(HoldingSnapshot(number, snapshot.id, shards, pinned_by, is_latest))
+    # Reports of these snapshots, and of those that are gone and may have held it.
+    reports = [f"reports/{number:06d}" for number in sorted({*(one.number for one in snapshots), *history.gone})]
+    return Holds(
+        snapshots=tuple(snapshots),
+        num_objects=len(refs),
+        num_bytes=sum(refs.values()),
+        orphans=_orphans(history, set(ids)),
+        reports=tuple(folder for folder in reports if (history.store / folder).is_dir()),
+    )
 
 
-def _pins(store: Path, snapshot_id: str) -> list[str]:
+def _pins(store: Path, snapshot_id: str) -> tuple[str, ...]:
     pins = sorted(path for path in (store / "pins").glob("*") if path.is_file())
-    return [path.name for path in pins if path.read_text(encoding="utf-8").strip() == snapshot_id]
+    return tuple(path.name for path in pins if path.read_text(encoding="utf-8").strip() == snapshot_id)
 
 
-def _orphans(history: History, ids: set[str]) -> list[str]:
+def _orphans(history: History, ids: set[str]) -> tuple[str, ...]:
+    """Keys of cuts of one of these sources that no snapshot needs; an object that cannot be read may be one."""
     objects = ObjectStore(history.store)
     needed = {ref.key for snapshot in history.snapshots.values() for ref in snapshot.body.objects()}
-    return [key for key in objects.keys() if key not in needed and _may_hold(objects, key, ids)]  # noqa: SIM118 - a store
-
-
-def _may_hold(objects: ObjectStore, key: str, ids: set[str]) -> bool:
-    """Whether an object is a cut of one of these sources; one that cannot be read may be."""
-    try:
-        if objects.manifest(key).step != "cut":
-            return False
-        table = read_table(objects.path(key) / SOURCES_FILE, ["source_id"])
-    except StoreCorrupt:
-        return True
-    return not ids.isdisjoint(table["source_id"].to_pylist())
-
-
-def _reports(history: History, numbers: Sequence[int]) -> list[str]:
-    """Reports of these snapshots and of those that are gone, of which nobody can tell."""
-    folders = [f"reports/{number:06d}" for number in sorted({*numbers, *history.gone})]
-    return [folder for folder in folders if (history.store / folder).is_dir()]
+    orphans = []
+    for key in objects.keys():  # noqa: SIM118 - a store, not a mapping
+        try:
+            if key in needed or objects.manifest(key).step != "cut":
+                continue
+            held = read_table(objects.path(key) / SOURCES_FILE, ["source_id"])["source_id"].to_pylist()
+        except StoreCorrupt:
+            held = ids
+        if not ids.isdisjoint(held):
+            orphans.append(key)
+    return tuple(orphans)
 
 
 # ---- what to do
 
 
-def _next(
-    history: History, holds: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], unknown: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    held = holds["snapshots"]
-    pinned = sorted({name for line in held for name in line["pinned_by"]})
-    trained = [line["run"] for line in runs if line["is_trained_on"]]
+def _next(history: History, holds: Holds, runs: Sequence[SourceRun], unknown: Sequence[UnknownRun]) -> tuple[str, ...]:
+    pinned = sorted({name for line in holds.snapshots for name in line.pinned_by})
+    trained = [line.run for line in runs if line.is_trained_on]
     steps = [f"talkset refresh {history.dataset}: the next snapshot is without it"]
     if pinned:
         steps.append(f"remove pins/{', pins/'.join(pinned)}: gc keeps what these runs trained on")
-    if held or holds["orphans"]:
-        steps.append(f"{_gc(history, held)}: frees its bytes, {holds['num_bytes']} in {holds['num_objects']} objects")
-    if holds["reports"]:
-        steps.append(f"remove {', '.join(holds['reports'])}: their pictures may show it")
+    if holds.snapshots or holds.orphans:
+        # Once the refresh is through, gc keeps the snapshots after the last one that holds it.
+        last = max((line.number for line in holds.snapshots), default=0)
+        keep = max(1, sum(number > last for number in history.snapshots))
+        freed = f"frees its bytes, {holds.num_bytes} in {holds.num_objects} objects"
+        steps.append(f"then talkset gc --keep {keep} --grace-hours 0: {freed}")
+    if holds.reports:
+        steps.append(f"remove {', '.join(holds.reports)}: their images may show it")
     if trained:
         steps.append(f"trained on it, withdraw or train again: {', '.join(trained)}")
     if unknown:
-        steps.append(f"may have been trained on it: {', '.join(line['run'] for line in unknown)}")
-    return [*steps, "exports, copies and backups outside the store are not known here"]
-
-
-def _gc(history: History, held: Sequence[Mapping[str, Any]]) -> str:
-    """The command that collects the snapshots that hold it, given once the refresh is through."""
-    last = max((line["number"] for line in held), default=0)
-    newer = sum(number > last for number in history.snapshots)
-    return f"then talkset gc --keep {max(1, newer)} --grace-hours 0"
+        steps.append(f"may have been trained on it: {', '.join(line.run for line in unknown)}")
+    return (*steps, "exports, copies and backups outside the store are not known here")

@@ -1,7 +1,7 @@
 """Verify: read every byte a snapshot needs and hold frames, rows and manifests against each other."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 from storage.cut_tables import CLIP_KEY, CLIPS_FILE, TRACKS_FILE
 from storage.errors import StoreCorrupt
@@ -11,8 +11,24 @@ from storage.tables import read_table
 _PLACE = (CLIP_KEY.name, "shard_id", "row")
 
 
-def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> list[str]:
-    """Problems found, empty when all is well: digests of every object; LMDB keys = Parquet rows = snapshot rows.
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether every byte of a snapshot is as it was published.
+
+    Attributes:
+        snapshot, id: number and id of the snapshot.
+        is_whole: no problem was found.
+        problems: one line each, with the file or shard.
+    """
+
+    snapshot: int
+    id: str
+    is_whole: bool
+    problems: tuple[str, ...]
+
+
+def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> Verification:
+    """Compares the digests of every object; LMDB keys, Parquet rows and the snapshot's rows must agree.
 
     Args:
         snapshot: which.
@@ -27,7 +43,7 @@ def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: N
         own = rows.get(shard.shard_id, {})
         problems += _caught(lambda shard=shard, own=own: list(_check_shard(snapshot, shard, own)))
         progress()
-    return problems
+    return Verification(snapshot.body.number, snapshot.id, not problems, tuple(problems))
 
 
 def _caught(check: Callable[[], list[str] | None]) -> list[str]:
@@ -38,7 +54,7 @@ def _caught(check: Callable[[], list[str] | None]) -> list[str]:
 
 
 def _collect_rows(snapshot: Snapshot, rows: dict[str, dict[str, int]]) -> None:
-    """Adds shard id -> clip -> row as the snapshot has them."""
+    """Adds shard id -> clip -> row of the published table."""
     for clip, shard_id, row in zip(*(snapshot.clip_table[name].to_pylist() for name in _PLACE), strict=True):
         rows.setdefault(shard_id, {})[clip] = row
 
@@ -52,13 +68,11 @@ def _check_object(snapshot: Snapshot, key: str, digest: str) -> None:
 
 def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) -> Iterator[str]:
     folder = snapshot.objects.path(shard.cut.key)
-    stored = [
-        row
-        for row in read_table(folder / CLIPS_FILE, [CLIP_KEY.name, "num_frames", "is_stored"]).to_pylist()
-        if row["is_stored"]
-    ]
+    clips = read_table(folder / CLIPS_FILE, [CLIP_KEY.name, "num_frames", "is_stored"]).to_pylist()
+    stored = [row for row in clips if row["is_stored"]]
     names = [row["clip"] for row in stored]
-    expected = {key for row in stored for key in _keys(row["clip"], row["num_frames"])}
+    expected = {f"{row['clip']}-{index:07d}" for row in stored for index in range(row["num_frames"])}
+    expected |= {f"{name}-{kind}" for name in names for kind in ("length", "audio")}
     found = set(snapshot.frames(shard).keys())
     if found != expected:
         yield f"shard {shard.shard_id}: {len(expected - found)} LMDB keys missing, {len(found - expected)} unexpected"
@@ -67,17 +81,8 @@ def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) ->
         tables[name] = snapshot.objects.path(ref.key) / FEATURES_TABLE
     for name, path in tables.items():
         if read_table(path, [CLIP_KEY.name])[CLIP_KEY.name].to_pylist() != names:
-            yield f"shard {shard.shard_id}: rows of {name} are not the stored clips ({_short(path)})"
+            place = "/".join(path.parts[-2:])
+            yield f"shard {shard.shard_id}: rows of {name} are not the stored clips ({place})"
     wrong = [clip for clip, row in rows.items() if row >= 0 and (row >= len(names) or names[row] != clip)]
     if wrong:
         yield f"shard {shard.shard_id}: the snapshot points clip {wrong[0]} at another row"
-
-
-def _keys(clip: str, num_frames: int) -> Iterator[str]:
-    yield from (f"{clip}-{index:07d}" for index in range(num_frames))
-    yield f"{clip}-length"
-    yield f"{clip}-audio"
-
-
-def _short(path: Path) -> str:
-    return "/".join(path.parts[-2:])

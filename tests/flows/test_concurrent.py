@@ -42,7 +42,7 @@ def test_two_refreshes_with_different_settings_stand_in_a_line(base: Base, make_
         found = one.snapshot(answer["number"])
         assert found.id == answer["id"]
         assert found.body.contents() == solo[name].body.contents()
-        assert verify_snapshot(found) == []
+        assert verify_snapshot(found).problems == ()
 
 
 def test_reader_of_a_pinned_snapshot_sees_no_refresh_and_no_collection(base: Base, make_lab: MakeLab) -> None:
@@ -56,7 +56,7 @@ def test_reader_of_a_pinned_snapshot_sees_no_refresh_and_no_collection(base: Bas
         lab.features["mel"] = {"pad_mode": "constant"}
         lab.write_catalog()
         assert lab.done("--workers", "1")["number"] == 3
-        assert collect(lab.store, keep=1, grace_hours=0, is_dry=True)["snapshots"] == [1, 2]
+        assert collect(lab.store, keep=1, grace_hours=0, is_dry=True).snapshots == (1, 2)
         (lab.store / "pins").mkdir(exist_ok=True)
         (lab.store / "pins" / "training").write_text(base.answer["id"])
         before = len(seen)
@@ -65,8 +65,8 @@ def test_reader_of_a_pinned_snapshot_sees_no_refresh_and_no_collection(base: Bas
         assert (gone.answer["snapshots"], gone.answer["objects"]) == ([2], 1)
         _wait_until(lambda: len(seen) > before + 2)
     assert len(set(seen)) == 1, "what it read has changed"
-    assert verify_snapshot(lab.snapshot(1)) == []
-    assert verify_snapshot(lab.snapshot(3)) == []
+    assert verify_snapshot(lab.snapshot(1)).problems == ()
+    assert verify_snapshot(lab.snapshot(3)).problems == ()
 
 
 @contextmanager

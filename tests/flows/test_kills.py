@@ -26,7 +26,7 @@ def assert_whole(lab: Lab, snapshot_id: str) -> None:
     """The store holds exactly this snapshot, every byte of it right, and nothing half-done."""
     snapshot = lab.snapshot()
     assert (snapshot.body.number, snapshot.id) == (1, snapshot_id)
-    assert verify_snapshot(snapshot) == []
+    assert verify_snapshot(snapshot).problems == ()
     assert list((lab.store / "staging").glob("*")) == []
     assert sorted(ObjectStore(lab.store).keys()) == sorted({ref.key for ref in snapshot.body.objects()})
     counts = snapshot.body.counts["sources"]
@@ -108,7 +108,7 @@ def test_poison_source_costs_only_itself(base: Base, make_lab: MakeLab) -> None:
     assert {path: row["state"] for path, row in rows.items() if row["state"] != "done"} == {"P01/002.mp4": "failed"}
     assert "KilledWorker" in rows["P01/002.mp4"]["detail"]
     assert list(ended.answer["failed"]) == ["P01/002.mp4"]
-    assert verify_snapshot(lab.snapshot()) == []
+    assert verify_snapshot(lab.snapshot()).problems == ()
     mended = lab.done("--retry-failed")
     assert mended["counts"] == base.answer["counts"]
     assert mended["steps_computed"] == 2

@@ -33,7 +33,7 @@ def test_first_run_computes_everything_once_and_closes_the_accounts(base: Base) 
     assert answer["counts"]["sources"] == {"total": 6, "done": 6, "rejected": 0, "failed": 0, "duplicate_of": 0}
     assert answer["counts"]["clips"] == {"expected": 6, "kept": 6, "dropped": 0}
     assert answer["splits"] == {"test": 2, "train": 4}
-    assert verify_snapshot(base.lab.snapshot()) == []
+    assert verify_snapshot(base.lab.snapshot()).problems == ()
     assert (base.lab.store / "reports" / "000001" / "index.html").is_file()
 
 
@@ -73,7 +73,7 @@ def test_a_life_of_a_dataset(base: Base, make_lab: MakeLab) -> None:
     _change_a_parameter(lab)
     _delete_and_tighten(lab)
     assert lab.snapshot(1).id == first.id
-    assert [problem for number in range(1, 6) for problem in verify_snapshot(lab.snapshot(number))] == []
+    assert [problem for number in range(1, 6) for problem in verify_snapshot(lab.snapshot(number)).problems] == []
 
 
 def _rename_and_copy(lab: Lab) -> None:
@@ -179,7 +179,7 @@ def test_odd_names_reach_the_decoder(make_lab: MakeLab) -> None:
         path.rename(os.fsdecode(folder + b"/" + name))
     answer = lab.done("--workers", "1")
     assert answer["counts"]["sources"]["done"] == 3
-    assert verify_snapshot(lab.snapshot()) == []
+    assert verify_snapshot(lab.snapshot()).problems == ()
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root needs setpriv to be refused")

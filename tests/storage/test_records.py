@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from storage.errors import Reason
-from storage.records import Member, Shard, Source, Span, State, StepResult
+from storage.records import Member, Shard, Source, Span, State, StepResult, as_json
+from storage.takedowns import Takedown
 
 SOURCE = Source(
     "a/b.mp4", b"a/b.mp4".hex(), "raw", "b", "M1", {"take": "1"}, size_bytes=3, sha256="1" * 64, seconds=2.0
@@ -69,3 +70,16 @@ def test_stored_words_never_change() -> None:
     """They stand in every published snapshot."""
     assert [state.value for state in State] == ["done", "rejected", "failed", "duplicate_of"]
     assert all(reason.value == reason.name for reason in Reason)
+
+
+def test_a_record_of_records_is_a_json_document() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Change:
+        from_: tuple[int, ...]
+        to: Span
+
+    document = as_json({"a": [Change((1, 2), Span(0.0, 1.0))]})
+    assert document == {"a": [{"from": [1, 2], "to": {"start_s": 0.0, "end_s": 1.0, "box": None}}]}
+    assert as_json(Takedown(sha256="", source_ids=("0" * 20,), path="p", reason="r", taken_at="t")) == {
+        "sha256": "", "source_ids": ["0" * 20], "path": "p", "reason": "r", "taken_at": "t", "who": "",
+    }  # fmt: skip

@@ -77,19 +77,7 @@ def test_removing_takes_only_the_one_that_is_meant(tmp_path: Path) -> None:
     assert load_takedowns(tmp_path).entries == (entry(B, id_of("2")),)
 
 
-@pytest.mark.parametrize(
-    ("name", "is_meant"),
-    [
-        ("a/1.mp4", True), ("1.mp4", True), (A, True), (A[:6], True), (id_of("1")[:6], True), (A[:5], False),
-        ("mp4", False), ("", False), (B[:6], False),
-    ],
-)  # fmt: skip
-def test_names_of_an_entry(name: str, is_meant: bool) -> None:
-    assert entry(A, id_of("1")).is_called(name) is is_meant
-
-
-def test_an_entry_without_a_known_hash_is_not_called_nothing() -> None:
-    assert not entry("", id_of("1")).is_called("")
+def test_entries_without_a_known_hash_are_not_alike() -> None:
     assert not entry("", id_of("1")).is_same_source(entry("", id_of("2")))
 
 

@@ -336,6 +336,6 @@ def _assert_completes(folder: Path, wanted: str) -> None:
     snapshot = _build(folder)
     assert (snapshot.id, snapshot.body.number) == (wanted, 1)
     assert [
-        problem for problem in verify_snapshot(snapshot) if "tracks" not in problem and "frames" not in problem
+        problem for problem in verify_snapshot(snapshot).problems if "tracks" not in problem and "frames" not in problem
     ] == []
     assert list((folder / "staging").glob("*")) == []

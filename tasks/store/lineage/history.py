@@ -1,19 +1,29 @@
-"""History: what a store still knows of its past: snapshots, those that were collected, runs, and what came of what."""
+"""History: a store's snapshots, those that were collected, its runs, and which run started from which."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from storage.runs import Checkpoint, Parent, RunRecord, list_runs
-from storage.snapshot import CLIPS_TABLE, SOURCES_TABLE, Snapshot, snapshot_numbers, store_dataset
+from storage.snapshot import CLIPS_TABLE, Snapshot, snapshot_numbers, store_dataset
 from storage.tables import read_table
 from storage.takedowns import Takedowns, load_takedowns
 
-_SOURCE_COLUMNS = (
-    "path", "path_hex", "name", "source_id", "subject", "sha256", "audio_sha256", "state", "reason", "detail",
-)  # fmt: skip
 _CLIP_COLUMNS = ("name", "clip", "source_id", "split", "is_kept")
+
+
+@dataclass(frozen=True, slots=True)
+class GoneSnapshot:
+    """A snapshot that was collected.
+
+    Attributes:
+        number: its place in the line.
+        id: '' when no later snapshot and no run records it.
+    """
+
+    number: int
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +32,11 @@ class History:
 
     Attributes:
         store: its folder.
-        dataset: what it holds.
+        dataset: the block of datasets.yaml it belongs to.
         snapshots: number -> snapshot whose file exists, ascending.
-        gone: number -> id of snapshots that were collected, ascending; '' where nothing remembers the id.
+        gone: number -> id of snapshots that were collected, ascending; '' where no record has the id.
         runs: id -> record, by the start of the last session.
-        takedowns: what was withdrawn.
+        takedowns: the sources that were withdrawn.
     """
 
     store: Path
@@ -49,6 +59,87 @@ class History:
         """The runs that `run` started from, as far as they are recorded here."""
         return [found for parent in origins(run).values() if (found := self.run_of(parent))]
 
+    def gone_snapshots(self) -> tuple[GoneSnapshot, ...]:
+        """The snapshots that were collected."""
+        return tuple(GoneSnapshot(number, snapshot_id) for number, snapshot_id in self.gone.items())
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointLine:
+    """One file of a run; see storage.runs.Checkpoint."""
+
+    file: str
+    kind: Literal["state", "model"]
+    step: int
+    sha256: str
+
+    @staticmethod
+    def of(checkpoint: Checkpoint) -> "CheckpointLine":
+        """The line of a recorded checkpoint."""
+        return CheckpointLine(checkpoint.file, checkpoint.kind, checkpoint.step, checkpoint.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run in short.
+
+    Attributes:
+        run: its id.
+        system, stage, preset, state: see storage.runs.RunRecord.
+        snapshot, snapshot_id: number and id of the snapshot it trained on.
+        is_snapshot_gone: that snapshot was collected.
+        checkpoints: its files.
+    """
+
+    run: str
+    system: str
+    stage: str
+    preset: str
+    state: str
+    snapshot: int
+    snapshot_id: str
+    is_snapshot_gone: bool
+    checkpoints: tuple[CheckpointLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedRun(RunLine):
+    """A run that certain data reached.
+
+    Attributes:
+        is_direct: they are in its own snapshot.
+        through: ids of the parents it has them from.
+    """
+
+    is_direct: bool
+    through: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownRun:
+    """A run of which no record says any more whether certain data reached it.
+
+    Attributes:
+        run: its id.
+        why: what is missing.
+    """
+
+    run: str
+    why: str
+
+
+Line = TypeVar("Line", bound=RunLine)
+
+
+def run_line(kind: type[Line], history: History, run: RunRecord, **more: Any) -> Line:
+    """A run as a RunLine, or as the kind of RunLine that has the fields `more` besides."""
+    return kind(
+        run=run.id, system=run.key.system, stage=run.key.stage, preset=run.preset, state=run.state,
+        snapshot=run.snapshot_number, snapshot_id=run.key.snapshot,
+        is_snapshot_gone=history.snapshot_of(run) is None,
+        checkpoints=tuple(map(CheckpointLine.of, run.checkpoints)), **more,
+    )  # fmt: skip
+
 
 def origins(run: RunRecord) -> dict[str, Parent]:
     """What a run started from: stage -> its model, and 'continued' -> the training state it went on from, if any."""
@@ -66,22 +157,13 @@ def read_history(store: Path) -> History:
     dataset = store_dataset(store)
     snapshots = {number: Snapshot.open(store, number) for number in snapshot_numbers(store)}
     runs = {run.id: run for run in list_runs(store)}
-    return History(store, dataset, snapshots, _gone(snapshots, runs), runs, load_takedowns(store))
-
-
-def _gone(snapshots: Mapping[int, Snapshot], runs: Mapping[str, RunRecord]) -> dict[int, str]:
     ids = {number - 1: found.body.parent for number, found in snapshots.items() if found.body.parent}
     for run in runs.values():
         for back, snapshot_id in enumerate((run.key.snapshot, *run.ancestors)):
             ids[run.snapshot_number - back] = snapshot_id
     last = max((*snapshots, *ids), default=0)
-    return {number: ids.get(number, "") for number in range(1, last + 1) if number not in snapshots}
-
-
-def source_rows(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """What lineage needs of a snapshot's sources.parquet."""
-    path = snapshot.objects.path(snapshot.body.tables.key)
-    return read_table(path / SOURCES_TABLE, _SOURCE_COLUMNS).to_pylist()
+    gone = {number: ids.get(number, "") for number in range(1, last + 1) if number not in snapshots}
+    return History(store, dataset, snapshots, gone, runs, load_takedowns(store))
 
 
 def kept_clips(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -98,7 +180,8 @@ def spread(history: History, first: Mapping[str, frozenset[str]]) -> dict[str, f
         first: run id -> splits of its own snapshot in which it had the data; none empty.
 
     Returns:
-        The same for these and for every run that started from a checkpoint of one, however far down the line.
+        The same for these and for every run that started from a checkpoint of one, however far down the line, oldest
+        first.
     """
     found = dict(first)
     is_growing = True
@@ -110,58 +193,29 @@ def spread(history: History, first: Mapping[str, frozenset[str]]) -> dict[str, f
             if after != before:
                 found[run.id] = after
                 is_growing = True
-    return found
+    return {run_id: found[run_id] for run_id in history.runs if run_id in found}
 
 
-def run_lines(history: History, first: Mapping[str, frozenset[str]]) -> list[dict[str, Any]]:
-    """The runs of `spread(history, first)`, oldest first.
-
-    Each is `run_line` with 'splits' in which it or one of its parents had the data, 'is_trained_on' (the training split
-    is one of them), 'is_direct' (it had them itself) and 'through' (the parents it has them from, by run id).
-    """
-    found = spread(history, first)
-    return [
-        run_line(history, run)
-        | {
-            "splits": sorted(found[run.id]),
-            "is_trained_on": "train" in found[run.id],
-            "is_direct": run.id in first,
-            "through": sorted(parent.id for parent in history.parents_of(run) if parent.id in found),
-        }
-        for run in history.runs.values()
-        if run.id in found
-    ]
+def through(history: History, run: RunRecord, reached: Collection[str]) -> tuple[str, ...]:
+    """Ids of those parents of a run that are among the `reached` ones."""
+    return tuple(sorted(parent.id for parent in history.parents_of(run) if parent.id in reached))
 
 
-def run_line(history: History, run: RunRecord) -> dict[str, Any]:
-    """A run in short: what it is, what it trained on, and its checkpoints."""
-    return {
-        "run": run.id, "system": run.key.system, "stage": run.key.stage, "preset": run.preset, "state": run.state,
-        "snapshot": run.snapshot_number, "snapshot_id": run.key.snapshot,
-        "is_snapshot_gone": history.snapshot_of(run) is None,
-        "checkpoints": [checkpoint_line(checkpoint) for checkpoint in run.checkpoints],
-    }  # fmt: skip
-
-
-def checkpoint_line(checkpoint: Checkpoint) -> dict[str, Any]:
-    """One file of a run, without its size."""
-    return checkpoint.model_dump(mode="json", exclude={"num_bytes"})
-
-
-def unknown_runs(history: History, why: Mapping[str, str], known: Collection[str]) -> list[dict[str, str]]:
-    """Runs of which nobody can tell any more whether certain data reached them: {'run', 'why'}.
+def unknown_runs(history: History, why: Mapping[str, str], known: Collection[str]) -> tuple[UnknownRun, ...]:
+    """Runs of which no record says any more whether certain data reached them.
 
     Args:
         history: of the store.
-        why: run id -> reason, from `lost_snapshots` and `lost_parents`; whoever started from these is unknown as well.
+        why: run id -> reason, from `lost_snapshots` and `lost_parents`; every run that started from these is unknown as
+            well.
         known: runs that the data reached for sure; left out.
     """
     doubtful = spread(history, {run_id: frozenset({"unknown"}) for run_id in why})
-    return [
-        {"run": run_id, "why": why.get(run_id, "one of its parents is unknown")}
-        for run_id in history.runs
-        if run_id in doubtful and run_id not in known
-    ]
+    return tuple(
+        UnknownRun(run_id, why.get(run_id, "one of its parents is unknown"))
+        for run_id in doubtful
+        if run_id not in known
+    )
 
 
 def lost_snapshots(history: History) -> dict[str, str]:
@@ -178,8 +232,3 @@ def lost_parents(history: History) -> dict[str, str]:
         for parent in origins(run).values()
         if history.run_of(parent) is None
     }
-
-
-def gone_lines(history: History) -> list[dict[str, Any]]:
-    """Snapshots that were collected: {'number', 'id'}."""
-    return [{"number": number, "id": snapshot_id} for number, snapshot_id in history.gone.items()]

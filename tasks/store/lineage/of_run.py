@@ -1,16 +1,17 @@
 """Lineage of a run or one of its checkpoints: the runs it started from, the data and the weights that went into it."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from storage import weights
 from storage.records import State
 from storage.runs import Checkpoint, RunRecord
 from storage.snapshot import Snapshot
-from tasks.store.lineage.history import History, checkpoint_line, kept_clips, origins, run_line, source_rows
-from tasks.store.lineage.names import Match, is_digits
-from tasks.store.lineage.of_snapshot import parents_of
+from tasks.store.lineage.history import CheckpointLine, GoneSnapshot, History, RunLine, kept_clips, origins, run_line
+from tasks.store.lineage.of_snapshot import ParentSnapshot, parents_of
+from tasks.store.names import Match, NamedRun, is_digits, source_rows
 
 # The order of importance: trained on, steered by, measured on.
 _SPLITS = ("train", "val", "test")
@@ -18,122 +19,220 @@ _SPLITS = ("train", "val", "test")
 _UNPINNED = "unpinned:"
 
 
-def match_runs(history: History, name: str) -> list[Match]:
+@dataclass(frozen=True, slots=True)
+class RunDetails(RunLine):
+    """A run with all that determined it; see storage.runs.RunRecord."""
+
+    dataset: str
+    config: Mapping[str, Any]
+    seed: int
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostParent:
+    """A run that another one started from and whose record is not in this store.
+
+    Attributes:
+        run: its id.
+        of: the run that started from it.
+        as_: its stage, or 'continued' when training went on from its state; in JSON 'as'.
+        loaded: SHA-256 of the file.
+        is_gone: always true.
+    """
+
+    run: str
+    of: str
+    as_: str
+    loaded: str
+    is_gone: Literal[True] = True
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRun(RunLine):
+    """A run that another one started from; see LostParent."""
+
+    of: str
+    as_: str
+    loaded: str
+    is_gone: Literal[False] = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunSource:
+    """A source with kept clips in the data of a run: columns of sources.parquet, and
+
+    Attributes:
+        split, num_clips: of its kept clips.
+        is_taken_down: by now.
+    """
+
+    path: str
+    source_id: str
+    sha256: str
+    subject: str
+    split: str
+    num_clips: int
+    is_taken_down: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """A snapshot that went into a run.
+
+    Attributes:
+        number, id: of the snapshot.
+        is_gone: it was collected; nothing else but the line is known of it.
+        runs: ids of those that trained on it.
+        ancestors: the snapshots before it, nearest first.
+        subjects: split -> labels.
+        sources: those with kept clips, the training split first.
+    """
+
+    number: int
+    id: str
+    is_gone: bool
+    runs: tuple[str, ...]
+    ancestors: tuple[ParentSnapshot, ...]
+    subjects: Mapping[str, tuple[str, ...]]
+    sources: tuple[RunSource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsedWeights:
+    """Third-party weights that went into a run or into its data.
+
+    Attributes:
+        name: of the entry in weights.toml.
+        sha256: of the file.
+        licence, is_noncommercial: of the entry, '' and None when it is no longer listed.
+        used_by: the runs, and the snapshots whose steps used it.
+    """
+
+    name: str
+    sha256: str
+    licence: str
+    is_noncommercial: bool | None
+    used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLineage:
+    """What went into a run.
+
+    Attributes:
+        name, kind: the name that was asked for, and that it means a run.
+        run: the run.
+        checkpoint: the file of it that was named, None when the run was.
+        parents: every run it descends from, nearest first.
+        children: ids of the runs that started from it.
+        data: each snapshot that it or a parent trained on, its own first.
+        weights: used in training or in making the data, by name.
+        gone: snapshots that were collected: what only they recorded is not in the answer.
+    """
+
+    name: str
+    kind: Literal["run"]
+    run: RunDetails
+    checkpoint: CheckpointLine | None
+    parents: tuple[ParentRun | LostParent, ...]
+    children: tuple[str, ...]
+    data: tuple[RunData, ...]
+    weights: tuple[UsedWeights, ...]
+    gone: tuple[GoneSnapshot, ...]
+
+
+def match_runs(history: History, name: str) -> list[Match[NamedRun]]:
     """What `name` can mean: an id, its beginning or folder; the end of a path, `<run id>/<file>`; digits of a hash."""
     found = []
     for run in history.runs.values():
         is_id = name.rstrip("/").rpartition("/")[2] == run.id
         if is_id or (len(name) >= 6 and run.id.startswith(name)):
-            found.append(Match("run", is_id, f"run {run.id}", (run, None)))
+            found.append(Match(NamedRun(run), is_id, f"run {run.id}"))
         for checkpoint in run.checkpoints:
-            is_exact = name == checkpoint.sha256 or f"/{name}".endswith(f"/{run.id}/{checkpoint.file}")
-            if is_exact or (is_digits(name) and checkpoint.sha256.startswith(name)):
+            is_whole = name == checkpoint.sha256 or f"/{name}".endswith(f"/{run.id}/{checkpoint.file}")
+            if is_whole or (is_digits(name) and checkpoint.sha256.startswith(name)):
                 label = f"checkpoint {run.id}/{checkpoint.file} (sha256 {checkpoint.sha256[:12]})"
-                found.append(Match("run", is_exact, label, (run, checkpoint)))
+                found.append(Match(NamedRun(run, checkpoint), is_whole, label))
     return found
 
 
-def run_lineage(history: History, run: RunRecord, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """What went into a run.
-
-    Args:
-        history: of the store.
-        run: which.
-        checkpoint: the one of its files that was asked for, if any.
-
-    Returns:
-        'run': see `run_line`, with 'config', 'seed', 'code_version', 'dataset'; 'checkpoint': as given;
-        'parents': every run it descends from, nearest first, each a `run_line` with 'of' (the run that started from
-        it), 'as' (its stage, or 'continued' when training went on from its state) and 'loaded' (sha256 of the file);
-        of one that 'is_gone', not recorded here, nothing else is known;
-        'children': ids of the runs that started from it;
-        'data': what its snapshot and those of its parents held, see `_data`;
-        'weights': of others, used in training or in making the data, see `_weights`.
-    """
-    ancestry = list(_ancestry(history, run))
-    line = {member.id: member for member in (run, *(found for _, found in ancestry if found))}
-    facts = {"dataset": run.dataset, "config": run.key.config, "seed": run.seed, "code_version": run.code_version}
-    return {
-        "run": run_line(history, run) | facts,
-        "checkpoint": checkpoint_line(checkpoint) if checkpoint else None,
-        "parents": [_parent(history, *edge) for edge in ancestry],
-        "children": [other.id for other in history.runs.values() if run in history.parents_of(other)],
-        "data": _data(history, list(line.values())),
-        "weights": _weights(history, list(line.values())),
-    }
+def run_lineage(history: History, name: str, run: RunRecord, checkpoint: Checkpoint | None) -> RunLineage:
+    """What went into a run; `name` is what it, or its `checkpoint`, was called."""
+    parents, ancestors = _ancestry(history, run)
+    line = [run, *ancestors]
+    return RunLineage(
+        name=name,
+        kind="run",
+        run=run_line(
+            RunDetails, history, run, dataset=run.dataset, config=run.key.config, seed=run.seed,
+            code_version=run.code_version,
+        ),
+        checkpoint=CheckpointLine.of(checkpoint) if checkpoint else None,
+        parents=tuple(parents),
+        children=tuple(other.id for other in history.runs.values() if run in history.parents_of(other)),
+        data=_data(history, line),
+        weights=_weights(history, line),
+        gone=history.gone_snapshots(),
+    )  # fmt: skip
 
 
-def _ancestry(history: History, run: RunRecord) -> Iterator[tuple[dict[str, Any], RunRecord | None]]:
-    """(one start from a file of another run, that run), nearest first, each start once."""
-    queue, seen = [run], {run.id}
-    while queue:
-        child = queue.pop(0)
+def _ancestry(history: History, run: RunRecord) -> tuple[list[ParentRun | LostParent], list[RunRecord]]:
+    """Each start from a file of another run, nearest first, and the records of these runs, each once."""
+    starts: list[ParentRun | LostParent] = []
+    line = [run]
+    for child in line:  # grows while it is walked
         for role, parent in origins(child).items():
             found = history.run_of(parent)
-            yield {"run": parent.run, "of": child.id, "as": role, "loaded": parent.sha256}, found
-            if found and found.id not in seen:
-                seen.add(found.id)
-                queue.append(found)
-
-
-def _parent(history: History, start: dict[str, Any], found: RunRecord | None) -> dict[str, Any]:
-    return start | {"is_gone": found is None} | (run_line(history, found) if found else {})
+            if found is None:
+                starts.append(LostParent(parent.run, child.id, role, parent.sha256))
+                continue
+            starts.append(run_line(ParentRun, history, found, of=child.id, as_=role, loaded=parent.sha256))
+            if found not in line:
+                line.append(found)
+    return starts, line[1:]
 
 
 # ---- data
 
 
-def _data(history: History, line: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Each snapshot that one of these runs trained on, the first run's first.
-
-    Each has 'number', 'id', 'is_gone', 'runs' (that trained on it), 'ancestors' (see `parents_of`), 'subjects' (split
-    -> labels) and 'sources': those with kept clips, the training split first, each with 'path', 'source_id', 'sha256',
-    'subject', 'split', 'num_clips', 'is_taken_down'. Of a snapshot that is gone nothing but the line is known.
-    """
+def _data(history: History, line: Sequence[RunRecord]) -> tuple[RunData, ...]:
     users: dict[str, list[RunRecord]] = {}
     for run in line:
         users.setdefault(run.key.snapshot, []).append(run)
-    return [_held(history, runs) for runs in users.values()]
+    return tuple(_held(history, runs) for runs in users.values())
 
 
-def _held(history: History, runs: Sequence[RunRecord]) -> dict[str, Any]:
+def _held(history: History, runs: Sequence[RunRecord]) -> RunData:
     """What the snapshot of these runs, which is one, held."""
     snapshot, number = history.snapshot_of(runs[0]), runs[0].snapshot_number
-    sources = _sources(history, snapshot) if snapshot else []
-    return {
-        "number": number, "id": runs[0].key.snapshot, "is_gone": snapshot is None, "runs": [run.id for run in runs],
-        "ancestors": parents_of(history, number), "subjects": _subjects(sources), "sources": sources,
-    }  # fmt: skip
+    sources = _sources(history, snapshot) if snapshot else ()
+    subjects = {split: tuple(sorted({s.subject for s in sources if s.split == split})) for split in _SPLITS}
+    return RunData(
+        number=number, id=runs[0].key.snapshot, is_gone=snapshot is None, runs=tuple(run.id for run in runs),
+        ancestors=parents_of(history, number), subjects={split: found for split, found in subjects.items() if found},
+        sources=sources,
+    )  # fmt: skip
 
 
-def _sources(history: History, snapshot: Snapshot) -> list[dict[str, Any]]:
+def _sources(history: History, snapshot: Snapshot) -> tuple[RunSource, ...]:
     count = Counter((row["source_id"], row["split"]) for row in kept_clips(snapshot))
     done = {row["source_id"]: row for row in source_rows(snapshot) if row["state"] == State.DONE.value}
     found = [
-        {name: done[source_id][name] for name in ("path", "source_id", "sha256", "subject")}
-        | {"split": split, "num_clips": number}
-        | {"is_taken_down": history.takedowns.of(done[source_id]["sha256"], source_id) is not None}
+        RunSource(
+            path=done[source_id]["path"], source_id=source_id, sha256=done[source_id]["sha256"],
+            subject=done[source_id]["subject"], split=split, num_clips=number,
+            is_taken_down=history.takedowns.of(done[source_id]["sha256"], source_id) is not None,
+        )
         for (source_id, split), number in count.items()
-    ]
-    return sorted(found, key=lambda source: (_SPLITS.index(source["split"]), source["path"]))
-
-
-def _subjects(sources: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    return {
-        split: found
-        for split in _SPLITS
-        if (found := sorted({source["subject"] for source in sources if source["split"] == split}))
-    }
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda source: (_SPLITS.index(source.split), source.path)))
 
 
 # ---- weights
 
 
-def _weights(history: History, line: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Files of models/weights.toml by name: 'name', 'sha256', 'licence', 'is_noncommercial', 'used_by'.
-
-    Used by runs, and by the steps that made their snapshots; an entry that is no longer listed has no licence here.
-    """
+def _weights(history: History, line: Sequence[RunRecord]) -> tuple[UsedWeights, ...]:
     used: dict[tuple[str, str], list[str]] = {}
     for run in line:
         for name, digest in run.key.weights.items():
@@ -141,22 +240,18 @@ def _weights(history: History, line: Sequence[RunRecord]) -> list[dict[str, Any]
     for snapshot in {found.id: found for run in line if (found := history.snapshot_of(run))}.values():
         for name, digest in _data_weights(snapshot):
             used.setdefault((name, digest.removeprefix(_UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
-    return [_weight(name, digest, users) for (name, digest), users in sorted(used.items())]
+    listed = weights.listed()
+    return tuple(
+        UsedWeights(
+            name=name, sha256=digest, licence=listed[name].licence if name in listed else "",
+            is_noncommercial=listed[name].is_noncommercial if name in listed else None, used_by=tuple(users),
+        )
+        for (name, digest), users in sorted(used.items())
+    )  # fmt: skip
 
 
 def _data_weights(snapshot: Snapshot) -> set[tuple[str, str]]:
-    """(name, digest) used in making a snapshot; all its shards are made by the same rules, so the first tells."""
+    """(name, digest) used in making a snapshot; all its shards are made by the same rules, so the first one has all."""
     shards = snapshot.body.shards[:1]
     keys = [ref.key for shard in shards for ref in (shard.cut, *shard.features.values())]
     return {pair for key in keys for pair in snapshot.objects.manifest(key).key_inputs.get("weights", {}).items()}
-
-
-def _weight(name: str, digest: str, users: Sequence[str]) -> dict[str, Any]:
-    entry = weights.listed().get(name)
-    return {
-        "name": name,
-        "sha256": digest,
-        "licence": entry.licence if entry else "",
-        "is_noncommercial": entry.is_noncommercial if entry else None,
-        "used_by": list(users),
-    }

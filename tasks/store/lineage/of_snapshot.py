@@ -1,74 +1,143 @@
 """Lineage of a snapshot: its parents, its sources, and the runs made from it."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from storage.records import State
 from storage.snapshot import Snapshot
-from tasks.store.lineage.history import History, lost_parents, run_lines, source_rows, unknown_runs
-from tasks.store.lineage.names import Match, is_digits
+from tasks.store.lineage.history import (
+    GoneSnapshot,
+    History,
+    ReachedRun,
+    UnknownRun,
+    lost_parents,
+    run_line,
+    spread,
+    through,
+    unknown_runs,
+)
+from tasks.store.names import Match, is_digits, source_rows
 
 
-def match_snapshots(history: History, name: str) -> list[Match]:
+@dataclass(frozen=True, slots=True)
+class ParentSnapshot:
+    """A snapshot before another one.
+
+    Attributes:
+        number, id: see storage.snapshot; the id is '' when nothing records it.
+        is_gone: it was collected.
+    """
+
+    number: int
+    id: str
+    is_gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSource:
+    """A source of a snapshot: columns of sources.parquet, and whether it is taken down by now."""
+
+    path: str
+    source_id: str
+    sha256: str
+    subject: str
+    reason: str
+    detail: str
+    is_taken_down: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLineage:
+    """What a snapshot came from and what came of it.
+
+    Attributes:
+        name, kind: the name that was asked for, and that it means a snapshot.
+        number, id, dataset, created_at: of the snapshot; id and time are '' when nothing records them.
+        is_gone: it was collected.
+        is_latest: no later one is known.
+        parents: nearest first.
+        sources: state -> sources; empty when the snapshot is gone.
+        splits: split -> number of kept clips.
+        runs: made from it, directly or through parents, oldest first.
+        unknown_runs: of which no record says whether they were.
+        gone: snapshots that were collected: what only they recorded is not in the answer.
+    """
+
+    name: str
+    kind: Literal["snapshot"]
+    number: int
+    id: str
+    dataset: str
+    is_gone: bool
+    is_latest: bool
+    created_at: str
+    parents: tuple[ParentSnapshot, ...]
+    sources: Mapping[str, tuple[ListedSource, ...]]
+    splits: Mapping[str, int]
+    runs: tuple[ReachedRun, ...]
+    unknown_runs: tuple[UnknownRun, ...]
+    gone: tuple[GoneSnapshot, ...]
+
+
+def match_snapshots(history: History, name: str) -> list[Match[int]]:
     """What `name` can mean: 'latest', a number, or the first digits (6 or more) of an id; also of collected ones."""
     if name == "latest":
-        return [Match("snapshot", True, "the latest snapshot", number) for number in [*history.snapshots][-1:]]
+        return [Match(number, True, "the latest snapshot") for number in [*history.snapshots][-1:]]
     ids = dict(history.gone) | {number: snapshot.id for number, snapshot in history.snapshots.items()}
     found = []
     for number, snapshot_id in sorted(ids.items()):
-        is_exact = name in (str(number), f"{number:06d}", snapshot_id)
-        if is_exact or (is_digits(name) and snapshot_id.startswith(name)):
-            found.append(Match("snapshot", is_exact, f"snapshot {number} (id {snapshot_id[:12]})", number))
+        is_whole = name in (str(number), f"{number:06d}", snapshot_id)
+        if is_whole or (is_digits(name) and snapshot_id.startswith(name)):
+            found.append(Match(number, is_whole, f"snapshot {number} (id {snapshot_id[:12]})"))
     return found
 
 
-def snapshot_lineage(history: History, number: int) -> dict[str, Any]:
-    """What a snapshot came from and what came of it.
-
-    Returns:
-        'number', 'id' ('' when nothing remembers it), 'dataset', 'is_gone', 'is_latest', 'created_at';
-        'parents': nearest first, each with 'number', 'id', 'is_gone';
-        'sources': state -> [{'path', 'source_id', 'sha256', 'subject', 'reason', 'detail', 'is_taken_down'}], empty
-        when the snapshot is gone; 'splits': split -> number of kept clips;
-        'runs': made from it, directly or through parents, see `run_lines`;
-        'unknown_runs': of which nobody can tell, see `unknown_runs`.
-    """
+def snapshot_lineage(history: History, name: str, number: int) -> SnapshotLineage:
+    """What the snapshot of this number came from and what came of it; `name` is what it was called."""
     snapshot = history.snapshots.get(number)
     snapshot_id = snapshot.id if snapshot else history.gone[number]
     first = {run.id: frozenset({"data"}) for run in history.runs.values() if run.key.snapshot == snapshot_id}
-    runs = [_without_splits(line) for line in run_lines(history, first)]
-    return {
-        "number": number,
-        "id": snapshot_id,
-        "dataset": history.dataset,
-        "is_gone": snapshot is None,
-        "is_latest": number == max((*history.snapshots, *history.gone)),
-        "created_at": snapshot.created_at if snapshot else "",
-        "parents": parents_of(history, number),
-        "sources": _sources(history, snapshot) if snapshot else {},
-        "splits": snapshot.body.splits if snapshot else {},
-        "runs": runs,
-        # Which snapshot a run was made from its own record always tells.
-        "unknown_runs": unknown_runs(history, lost_parents(history), [line["run"] for line in runs]),
-    }
+    reached = spread(history, first)
+    return SnapshotLineage(
+        name=name,
+        kind="snapshot",
+        number=number,
+        id=snapshot_id,
+        dataset=history.dataset,
+        is_gone=snapshot is None,
+        is_latest=number == max((*history.snapshots, *history.gone)),
+        created_at=snapshot.created_at if snapshot else "",
+        parents=parents_of(history, number),
+        sources=_sources(history, snapshot) if snapshot else {},
+        splits=snapshot.body.splits if snapshot else {},
+        runs=tuple(
+            run_line(ReachedRun, history, run, is_direct=run.id in first, through=through(history, run, reached))
+            for run in map(history.runs.__getitem__, reached)
+        ),
+        # The snapshot of a run is always in its own record.
+        unknown_runs=unknown_runs(history, lost_parents(history), reached),
+        gone=history.gone_snapshots(),
+    )
 
 
-def parents_of(history: History, number: int) -> list[dict[str, Any]]:
-    """The snapshots before this one, nearest first: 'number', 'id', 'is_gone'."""
-    return [
-        {"number": n, "id": history.snapshots[n].id if n in history.snapshots else history.gone[n],
-         "is_gone": n not in history.snapshots}
+def parents_of(history: History, number: int) -> tuple[ParentSnapshot, ...]:
+    """The snapshots before this one, nearest first."""
+    kept = history.snapshots
+    return tuple(
+        ParentSnapshot(n, kept[n].id if n in kept else history.gone[n], n not in kept)
         for n in range(number - 1, 0, -1)
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
-def _sources(history: History, snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
-    columns = ("path", "source_id", "sha256", "subject", "reason", "detail")
-    found: dict[str, list[dict[str, Any]]] = {state.value: [] for state in State}
+def _sources(history: History, snapshot: Snapshot) -> dict[str, tuple[ListedSource, ...]]:
+    found: dict[str, list[ListedSource]] = {state.value: [] for state in State}
     for row in source_rows(snapshot):
         is_taken_down = history.takedowns.of(row["sha256"], row["source_id"]) is not None
-        found[row["state"]].append({name: row[name] for name in columns} | {"is_taken_down": is_taken_down})
-    return found
-
-
-def _without_splits(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in ("splits", "is_trained_on")}
+        found[row["state"]].append(
+            ListedSource(
+                path=row["path"], source_id=row["source_id"], sha256=row["sha256"], subject=row["subject"],
+                reason=row["reason"], detail=row["detail"], is_taken_down=is_taken_down,
+            )
+        )  # fmt: skip
+    return {state: tuple(sources) for state, sources in found.items()}

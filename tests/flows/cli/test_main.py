@@ -226,6 +226,14 @@ def test_no_store_and_another_folder(talkset: Talkset, tmp_path: Path) -> None:
     talkset("explain", "x", "--store", tmp_path / "nowhere").fails(2, "no talkset store")
 
 
+def test_explain_prints_step_meaning_and_what_to_change(talkset: Talkset, store: Path) -> None:
+    answer = talkset("explain", "T002#angry#level_1#001", "--store", store)
+    lines = [line.strip() for line in answer.out.splitlines()]
+    why = talkset("explain", "T002#angry#level_1#001", "--store", store, "--json").json["sources"][0]["why"]
+    assert {f"step: {why['step']}", f"meaning: {why['meaning']}", f"to change: {why['change']}"} <= set(lines)
+    assert why["step"] == "cut"
+
+
 def test_an_unknown_name_to_explain(talkset: Talkset, store: Path) -> None:
     talkset("explain", "nobody", "--store", store).fails(2, "nobody", "talkset refresh")
 

@@ -50,7 +50,7 @@ def test_only_what_no_kept_snapshot_reaches_goes_and_verify_stays_content(tmp_pa
     remove_garbage(tmp_path, garbage)
     assert set(ObjectStore(tmp_path).keys()) == keys_of(third)
     assert snapshot_numbers(tmp_path) == [3]
-    assert verify_snapshot(Snapshot.open(tmp_path)) == []
+    assert verify_snapshot(Snapshot.open(tmp_path)).is_whole
     assert list((tmp_path / "staging").glob("*")) == []
     with pytest.raises(ConfigError, match="no snapshot 1"):
         Snapshot.open(tmp_path, 1)
@@ -68,7 +68,7 @@ def test_a_pinned_snapshot_is_kept_whole(tmp_path: Path) -> None:
     (tmp_path / "pins" / "edtalk-run-7").write_text(first.id + "\n")
     remove_garbage(tmp_path, find_garbage(tmp_path, keep=1, grace_hours=0))
     assert snapshot_numbers(tmp_path) == [1, 3]
-    assert [verify_snapshot(Snapshot.open(tmp_path, number)) for number in (1, 3)] == [[], []]
+    assert all(verify_snapshot(Snapshot.open(tmp_path, number)).is_whole for number in (1, 3))
     assert set(ObjectStore(tmp_path).keys()) == keys_of(first, third)
 
 
@@ -100,7 +100,7 @@ def test_the_next_snapshot_continues_the_line(tmp_path: Path) -> None:
     remove_garbage(tmp_path, find_garbage(tmp_path, keep=1, grace_hours=0))
     fourth = build_store(tmp_path, clips_per_subject=1, num_frames=(10,))
     assert (fourth.body.number, fourth.body.parent) == (4, third.id)
-    assert verify_snapshot(fourth) == []
+    assert verify_snapshot(fourth).is_whole
 
 
 def test_reports_of_collected_snapshots_go_with_them(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_reports_of_collected_snapshots_go_with_them(tmp_path: Path) -> None:
         (tmp_path / "reports" / f"{number:06d}").mkdir(parents=True)
         (tmp_path / "reports" / f"{number:06d}" / "index.html").write_text("frames")
     answer = collect(tmp_path, keep=1, grace_hours=0, is_dry=True)
-    assert (answer["removed"], answer["snapshots"]) == (False, [1, 2])
+    assert (answer.removed, answer.snapshots) == (False, (1, 2))
     assert len(list((tmp_path / "reports").iterdir())) == 3
-    assert collect(tmp_path, keep=1, grace_hours=0, is_dry=False)["objects"] == answer["objects"] > 0
+    assert collect(tmp_path, keep=1, grace_hours=0, is_dry=False).objects == answer.objects > 0
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["000003"]
 
 

@@ -18,16 +18,16 @@ from storage.hash_cache import HashCache
 from storage.keys import sha256_hex
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
-from storage.records import ShardResults, Source
+from storage.records import ShardResults, Source, as_json
 from storage.snapshot import Snapshot, bind_store
 from storage.tables import read_table
-from storage.takedowns import load_takedowns
+from storage.takedowns import Takedown, load_takedowns
 from tasks.inventory import take_inventory
 from tasks.plan import make_plan
 from tasks.publish import publish_snapshot
 from tasks.store.gc import find_garbage, remove_garbage
 from tasks.store.lineage import lineage
-from tasks.store.takedown import list_takedowns, put_back, take_down
+from tasks.store.takedown import TakedownAnswer, TakedownList, list_takedowns, put_back, take_down
 from tests.run_records import finished_run
 from tests.synthetic_store import Take, commit_cut, commit_features, synthetic_dataset
 
@@ -74,7 +74,7 @@ class Tree:
             results.append(ShardResults(shard, members, cut, commit_features(objects, shard, cut, self.with_media)))
         return publish_snapshot(self.dataset, self.store, inventory, plan, results, {}, {}, "0")[0]
 
-    def take_down(self, name: str = FIRST) -> dict[str, Any]:
+    def take_down(self, name: str = FIRST) -> TakedownAnswer:
         return take_down(self.store, name, "consent withdrawn")
 
 
@@ -187,8 +187,8 @@ def test_a_source_whose_file_is_long_gone_leaves_the_shard_that_outlived_it(tree
     assert rows_of(without, sha_of(FIRST)) == []
     assert without.body.shards == first.body.shards, "the shard outlives the file, so its frames are still there"
     answer = tree.take_down()
-    assert [(line["number"], line["state"]) for line in answer["snapshots"]] == [(1, "done"), (2, "gone")]
-    assert [line["number"] for line in answer["holds"]["snapshots"]] == [1, 2]
+    assert [(line.number, line.state) for line in answer.snapshots] == [(1, "done"), (2, "gone")]
+    assert [line.number for line in answer.holds.snapshots] == [1, 2]
     after = tree.refresh()
     assert after.body.number == 3
     assert_out(after)
@@ -206,9 +206,9 @@ def test_a_source_that_no_table_knows_is_taken_down_by_its_id_or_its_file(
     with pytest.raises(ConfigError, match="no source is called"):
         tree.take_down()
     answer = tree.take_down(str(tmp_path / "kept elsewhere.mp4") if is_name_kept else id_of(FIRST)[:8])
-    assert answer["takedown"]["source_ids"] == [id_of(FIRST)]
-    assert answer["takedown"]["sha256"] == (sha_of(FIRST) if is_name_kept else "")
-    assert [line["state"] for line in answer["snapshots"]] == ["gone"]
+    assert answer.takedown.source_ids == (id_of(FIRST),)
+    assert answer.takedown.sha256 == (sha_of(FIRST) if is_name_kept else "")
+    assert [line.state for line in answer.snapshots] == ["gone"]
     assert_out(tree.refresh())
     tree.put("talks/back.mp4", FIRST.encode())
     assert_out(tree.refresh())
@@ -219,7 +219,7 @@ def test_a_file_that_was_never_refreshed_can_be_taken_down_in_advance(tree: Tree
     tree.refresh()
     path = tree.put("talks/new.mp4")
     answer = tree.take_down(str(path) if is_file else sha_of("talks/new.mp4"))
-    assert (answer["is_new"], answer["snapshots"], answer["runs"], answer["holds"]["snapshots"]) == (True, [], [], [])
+    assert (answer.is_new, answer.snapshots, answer.runs, answer.holds.snapshots) == (True, (), (), ())
     after = tree.refresh()
     assert_out(after, "talks/new.mp4")
     assert len(rows_of(after, sha_of("talks/new.mp4"))) == 1
@@ -238,10 +238,10 @@ def test_putting_back_restores_the_data_and_says_so(tree: Tree) -> None:
     before = tree.refresh()
     tree.take_down()
     tree.refresh()
-    assert list_takedowns(tree.store)["takedowns"][0]["is_in_latest"] is False
+    assert list_takedowns(tree.store).takedowns[0].is_in_latest is False
     answer = put_back(tree.store, FIRST)
-    assert answer["put_back"]["sha256"] == sha_of(FIRST)
-    assert list_takedowns(tree.store) == {"takedowns": []}
+    assert answer.put_back.sha256 == sha_of(FIRST)
+    assert list_takedowns(tree.store) == TakedownList(())
     after = tree.refresh()
     labels = ("name", "clip", "source_id", "split", "is_kept", "num_frames")
     assert after.clip_table.select(labels).equals(before.clip_table.select(labels))
@@ -262,22 +262,22 @@ def test_it_names_snapshots_runs_and_what_still_holds_the_bytes_until_gc_has_run
     (tree.store / "reports" / "000001").mkdir(parents=True)
     (tree.store / "reports" / "000009").mkdir(parents=True)
     answer = tree.take_down()
-    assert answer["takedown"] | {"taken_at": ""} == {
-        "sha256": sha_of(FIRST), "source_ids": [id_of(FIRST)], "path": FIRST, "reason": "consent withdrawn",
-        "taken_at": "", "who": "",
-    }  # fmt: skip
-    assert (answer["is_new"], answer["since"], answer["until"], answer["gone"]) == (True, 1, 2, [])
-    assert [(line["run"], line["is_direct"]) for line in answer["runs"]] == [(base.id, True), (heard.id, True)]
-    holds = answer["holds"]
-    assert [(line["number"], line["pinned_by"], line["is_latest"]) for line in holds["snapshots"]] == [
-        (1, [base.id], False),
-        (2, [heard.id], True),
+    assert answer.takedown == Takedown(
+        sha256=sha_of(FIRST), source_ids=(id_of(FIRST),), path=FIRST, reason="consent withdrawn",
+        taken_at=answer.takedown.taken_at,
+    )  # fmt: skip
+    assert (answer.is_new, answer.since, answer.until, answer.gone) == (True, 1, 2, ())
+    assert [(line.run, line.is_direct) for line in answer.runs] == [(base.id, True), (heard.id, True)]
+    holds = answer.holds
+    assert [(line.number, line.pinned_by, line.is_latest) for line in holds.snapshots] == [
+        (1, (base.id,), False),
+        (2, (heard.id,), True),
     ]
     (shard,) = first.body.shards
     refs = [shard.cut, *shard.features.values()]
-    assert (holds["num_objects"], holds["num_bytes"]) == (len(refs), sum(ref.num_bytes for ref in refs))
-    assert (holds["orphans"], holds["reports"]) == ([], ["reports/000001"])
-    text = "\n".join(answer["next"])
+    assert (holds.num_objects, holds.num_bytes) == (len(refs), sum(ref.num_bytes for ref in refs))
+    assert (holds.orphans, holds.reports) == ((), ("reports/000001",))
+    text = "\n".join(answer.next)
     for words in ("talkset refresh synthetic", "gc --keep 1 --grace-hours 0", f"pins/{base.id}", "reports/000001", heard.id):  # fmt: skip
         assert words in text
 
@@ -289,9 +289,9 @@ def test_it_names_snapshots_runs_and_what_still_holds_the_bytes_until_gc_has_run
     remove_garbage(tree.store, find_garbage(tree.store, keep=1, grace_hours=0))
     assert holders(tree.store, id_of(FIRST)) == []
     again = tree.take_down()
-    assert (again["is_new"], again["holds"]["snapshots"], again["holds"]["num_bytes"]) == (False, [], 0)
-    assert [line["number"] for line in again["gone"]] == [1, 2]
-    assert [line["run"] for line in again["unknown_runs"]] == [base.id, heard.id]
+    assert (again.is_new, again.holds.snapshots, again.holds.num_bytes) == (False, (), 0)
+    assert [line.number for line in again.gone] == [1, 2]
+    assert [line.run for line in again.unknown_runs] == [base.id, heard.id]
 
 
 def test_the_gc_it_advises_keeps_what_is_newer_and_clean(tree: Tree) -> None:
@@ -303,7 +303,7 @@ def test_the_gc_it_advises_keeps_what_is_newer_and_clean(tree: Tree) -> None:
         tree.put(f"talks/{number}.mp4")
         tree.refresh()
     answer = tree.take_down()
-    assert any("gc --keep 3 " in step for step in answer["next"])
+    assert any("gc --keep 3 " in step for step in answer.next)
     remove_garbage(tree.store, find_garbage(tree.store, keep=3, grace_hours=0))
     assert snapshots.snapshot_numbers(tree.store) == [3, 4, 5]
     assert holders(tree.store, id_of(FIRST)) == []
@@ -315,11 +315,11 @@ def test_a_cut_that_no_snapshot_needs_is_found_too(tree: Tree) -> None:
     tree.refresh()
     (tree.store / "snapshots" / "000001.json").unlink()
     (tree.store / "snapshots" / "000002.json").unlink()
-    assert tree.take_down(sha_of(FIRST))["holds"]["orphans"] == [shard.cut.key]
+    assert tree.take_down(sha_of(FIRST)).holds.orphans == (shard.cut.key,)
     other = tree.take_down(sha_of("somebody else"))
-    assert other["holds"]["orphans"] == []
+    assert other.holds.orphans == ()
     (ObjectStore(tree.store).path(shard.cut.key) / SOURCES_FILE).unlink()
-    assert tree.take_down(sha_of("somebody else"))["holds"]["orphans"] == [shard.cut.key], "it may hold it"
+    assert tree.take_down(sha_of("somebody else")).holds.orphans == (shard.cut.key,), "it may hold it"
 
 
 def with_audio(tree: Tree) -> Tree:
@@ -337,11 +337,11 @@ def test_the_list_remembers_ids_that_no_table_knows_any_more(tree: Tree) -> None
     with_audio(tree).refresh()
     (tree.root / FIRST).unlink()
     tree.refresh()
-    ids = tree.take_down()["takedown"]["source_ids"]
+    ids = tree.take_down().takedown.source_ids
     assert set(ids) > {id_of(FIRST)}
     remove_garbage(tree.store, find_garbage(tree.store, keep=1, grace_hours=0))
-    (source,) = lineage(tree.store, FIRST)["sources"]
-    assert (source["source_ids"], [line["state"] for line in source["snapshots"]]) == (ids, ["gone"])
+    (source,) = lineage(tree.store, FIRST).sources
+    assert (source.source_ids, [line.state for line in source.snapshots]) == (ids, ["gone"])
     after = tree.refresh()
     assert not {member.source_id for shard in after.body.shards for member in shard.members} & set(ids)
 
@@ -352,7 +352,7 @@ def test_sources_with_the_same_audio_file_are_pointed_out(tree: Tree) -> None:
     tree.put(other_view)
     tree.refresh()
     answer = tree.take_down()
-    assert answer["same_audio"] == [other_view]
+    assert answer.same_audio == (other_view,)
     states = {row["path"]: row["state"] for row in tree.refresh().source_table.to_pylist()}
     assert (states[FIRST], states[other_view]) == ("rejected", "done")
 
@@ -361,8 +361,8 @@ def test_who_asked_is_in_the_list_and_in_no_snapshot(tree: Tree) -> None:
     tree.refresh()
     take_down(tree.store, FIRST, "  asked\nby\tletter ", who="Erika\udce9 Mustermann")
     after = tree.refresh()
-    (listed,) = list_takedowns(tree.store)["takedowns"]
-    assert (listed["who"], listed["reason"]) == ("Erika? Mustermann", "asked by letter")
+    (listed,) = list_takedowns(tree.store).takedowns
+    assert (listed.who, listed.reason) == ("Erika? Mustermann", "asked by letter")
     assert [row["detail"] for row in rows_of(after, sha_of(FIRST))] == ["taken down: asked by letter"]
     assert "Mustermann" not in (tree.store / "snapshots" / "000002.json").read_text()
 
@@ -371,16 +371,16 @@ def test_the_list_says_what_the_latest_snapshot_still_holds(tree: Tree) -> None:
     tree.refresh()
     tree.take_down()
     tree.take_down(sha_of("never seen"))
-    assert [entry["is_in_latest"] for entry in list_takedowns(tree.store)["takedowns"]] == [True, False]
+    assert [entry.is_in_latest for entry in list_takedowns(tree.store).takedowns] == [True, False]
     tree.refresh()
-    assert [entry["is_in_latest"] for entry in list_takedowns(tree.store)["takedowns"]] == [False, False]
+    assert [entry.is_in_latest for entry in list_takedowns(tree.store).takedowns] == [False, False]
 
 
 def test_it_deletes_nothing_and_waits_for_no_refresh(tree: Tree) -> None:
     tree.refresh()
     before = {path: path.stat().st_mtime_ns for path in tree.store.rglob("*") if path.is_file()}
     with writer_lock(tree.store):
-        json.dumps(tree.take_down(), allow_nan=False)
+        json.dumps(as_json(tree.take_down()), allow_nan=False)
     after = {path: path.stat().st_mtime_ns for path in tree.store.rglob("*") if path.is_file()}
     new = {path.name for path in set(after) - set(before)}
     assert new == {"takedowns.json", "takedowns.lock", "writer.lock"}
@@ -391,22 +391,22 @@ def test_lineage_of_a_taken_down_source_tells_of_it(tree: Tree) -> None:
     run = finished_run(tree.refresh(), "base")
     tree.take_down()
     tree.refresh()
-    (source,) = lineage(tree.store, FIRST)["sources"]
-    assert source["takedown"]["reason"] == "consent withdrawn"
-    assert [(line["number"], line["state"], line["num_clips"]) for line in source["snapshots"]] == [
+    (source,) = lineage(tree.store, FIRST).sources
+    assert source.takedown.reason == "consent withdrawn"
+    assert [(line.number, line.state, line.num_clips) for line in source.snapshots] == [
         (1, "done", 1),
         (2, "rejected", 0),
     ]
-    assert (source["since"], source["until"]) == (1, 1)
-    (held,) = lineage(tree.store, run.id)["data"]
-    assert [found["path"] for found in held["sources"] if found["is_taken_down"]] == [FIRST]
+    assert (source.since, source.until) == (1, 1)
+    (held,) = lineage(tree.store, run.id).data
+    assert [found.path for found in held.sources if found.is_taken_down] == [FIRST]
     (tree.root / FIRST).unlink()
     tree.refresh()
     (tree.store / "pins" / run.id).unlink()
     remove_garbage(tree.store, find_garbage(tree.store, keep=1, grace_hours=0))
-    (forgotten,) = lineage(tree.store, FIRST)["sources"]
-    assert (forgotten["takedown"], forgotten["snapshots"]) == (source["takedown"], [])
-    assert [line["run"] for line in forgotten["unknown_runs"]] == [run.id]
+    (forgotten,) = lineage(tree.store, FIRST).sources
+    assert (forgotten.takedown, forgotten.snapshots) == (source.takedown, ())
+    assert [line.run for line in forgotten.unknown_runs] == [run.id]
 
 
 # ---- refusals

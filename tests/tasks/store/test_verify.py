@@ -11,7 +11,7 @@ from storage.keys import sha256_file
 from storage.objects import Manifest, ObjectStore, PayloadFile, _digest
 from storage.snapshot import Snapshot
 from storage.tables import columns_of, read_row, read_schema, read_table, write_scalars, write_table
-from tasks.store.verify import verify_snapshot
+from tasks.store.verify import Verification, verify_snapshot
 from tests.synthetic_store import build_store
 
 
@@ -75,7 +75,7 @@ KINDS = (
 
 def test_a_whole_snapshot_has_no_problem_and_every_shard_is_counted(snapshot: Snapshot) -> None:
     ticks: list[None] = []
-    assert verify_snapshot(snapshot, lambda: ticks.append(None)) == []
+    assert verify_snapshot(snapshot, lambda: ticks.append(None)) == Verification(1, snapshot.id, True, ())
     assert len(ticks) == len(snapshot.body.shards)
 
 
@@ -86,7 +86,7 @@ def test_one_flipped_byte_anywhere_is_found_and_the_file_named(snapshot: Snapsho
     data = bytearray(path.read_bytes())
     data[int(where * (len(data) - 1))] ^= 0x40
     path.write_bytes(data)
-    problems = verify_snapshot(Snapshot.open(snapshot.store))
+    problems = verify_snapshot(Snapshot.open(snapshot.store)).problems
     assert any(str(path) in problem and "sha256" in problem for problem in problems), problems
 
 
@@ -99,28 +99,28 @@ def test_missing_and_cut_files_are_named(snapshot: Snapshot, kind: str, size: st
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "longer": data + b"\0" * 4096}[size])
-    problems = verify_snapshot(Snapshot.open(snapshot.store))
+    problems = verify_snapshot(Snapshot.open(snapshot.store)).problems
     assert any(str(path) in problem for problem in problems), problems
 
 
 def test_a_missing_object_is_named(snapshot: Snapshot) -> None:
     key = snapshot.body.shards[0].features["sync"].key
     shutil.rmtree(snapshot.objects.path(key))
-    assert any(key in problem for problem in verify_snapshot(snapshot))
+    assert any(key in problem for problem in verify_snapshot(snapshot).problems)
 
 
 def test_an_object_that_was_replaced_by_another_valid_one_is_found(snapshot: Snapshot) -> None:
     path = file_of(snapshot, "mel")
     write_table(path, [row | {"mel": 0 * row["mel"]} for row in rows_of(path)], columns_of(read_schema(path)))
     reseal(snapshot, snapshot.body.shards[0].features["mel"].key)
-    assert any("the snapshot names" in problem for problem in verify_snapshot(snapshot))
+    assert any("the snapshot names" in problem for problem in verify_snapshot(snapshot).problems)
 
 
 def test_a_missing_row_in_a_feature_table_is_found(snapshot: Snapshot) -> None:
     path = file_of(snapshot, "mel")
     write_table(path, rows_of(path)[:-1], columns_of(read_schema(path)))
     reseal(snapshot, snapshot.body.shards[0].features["mel"].key)
-    assert any("rows of mel" in problem for problem in verify_snapshot(snapshot))
+    assert any("rows of mel" in problem for problem in verify_snapshot(snapshot).problems)
 
 
 @pytest.mark.parametrize(("change", "text"), [("extra", "1 unexpected"), ("lost", "missing")])
@@ -138,7 +138,7 @@ def test_lmdb_keys_that_are_no_rows_and_rows_without_keys_are_found(snapshot: Sn
     if change == "extra":
         _put(path.parent, b"stray", b"value")
     reseal(snapshot, snapshot.body.shards[0].cut.key)
-    problems = verify_snapshot(Snapshot.open(snapshot.store))
+    problems = verify_snapshot(Snapshot.open(snapshot.store)).problems
     assert any(text in problem and snapshot.body.shards[0].shard_id in problem for problem in problems), problems
 
 
@@ -159,4 +159,4 @@ def test_a_snapshot_that_points_at_another_row_is_found(snapshot: Snapshot) -> N
         stored[0]["row"] = 5
     write_scalars(path, rows, columns_of(read_schema(path)))
     reseal(snapshot, snapshot.body.tables.key)
-    assert any("another row" in problem for problem in verify_snapshot(snapshot))
+    assert any("another row" in problem for problem in verify_snapshot(snapshot).problems)
