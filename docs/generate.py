@@ -83,10 +83,11 @@ def features() -> str:
 
 
 def reasons() -> str:
-    """Every reason code."""
-    from storage.errors import Reason
+    """Every reason with the step that gives it, its meaning, and what to change."""
+    from storage.errors import REASONS
 
-    return _table(("reason",), [(f"`{reason.value}`",) for reason in Reason])
+    rows = [(f"`{reason}`", text.step, text.meaning, text.change) for reason, text in REASONS.items()]
+    return _table(("reason", "given by", "meaning", "what to change"), rows)
 
 
 def stages() -> str:
