@@ -50,11 +50,11 @@ def test_what_is_discovered_is_listed() -> None:
 
 
 def test_text_outside_the_generated_parts_stays(generate: ModuleType) -> None:
-    part = "<!-- begin generated: reasons -->\nold\n<!-- end generated -->"
+    part = "<!-- begin generated: reasons -->\nfrom before\n<!-- end generated -->"
     page = generate.render(f"# Before\n\n{part}\n\nafter\n")
     assert page.startswith("# Before\n\n<!-- begin generated: reasons -->\n\n| ")
     assert page.endswith("\n\n<!-- end generated -->\n\nafter\n")
-    assert "old" not in page
+    assert "from before" not in page
     assert generate.render(page) == page
     with pytest.raises(KeyError, match="nothing"):
         generate.render(part.replace("reasons", "nothing"))
