@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.catalog import Dataset, Layout
+from storage.catalog import Dataset
 from storage.cut_tables import (
     CLIP_COLUMNS,
     CLIPS_FILE,
@@ -33,7 +33,7 @@ from storage.frame_store import FrameStoreWriter
 from storage.keys import sha256_file
 from storage.objects import ObjectStore
 from storage.records import Source, Span, StepResult
-from storage.tables import write_table
+from storage.tables import read_table, write_table
 from storage.timelaw import FPS, num_samples
 from tasks.faces.backend import FaceBackend, load_backend
 from tasks.faces.track import FaceTracker, TrackParams
@@ -69,22 +69,22 @@ def cut_shard(
         OutOfSpace: the disk is full; nothing was committed.
     """
     began = time.monotonic()
-    key, inputs = cut_key(dataset, [source.member() for source in sources])
-    if store.exists(key):
-        return _result(shard_id, sources, store, key, began, is_new=False)
-    backend = backend or load_backend(dataset.face.backend)
     failed: dict[str, str] = {}
-    while True:
-        attempt = [source for source in sources if source.source_id not in failed]
-        if not attempt:
-            return StepResult("cut", shard_id, (), "", "", 0, 0, time.monotonic() - began, False, failed)
+    while attempt := [source for source in sources if source.source_id not in failed]:
         key, inputs = cut_key(dataset, [source.member() for source in attempt])
-        if store.exists(key):
-            return _result(shard_id, attempt, store, key, began, is_new=False, failed=failed)
-        broken = _commit_cut(key, inputs, attempt, dataset, store, backend)
-        if not broken:
-            return _result(shard_id, attempt, store, key, began, is_new=True, failed=failed)
-        failed |= broken
+        is_new = not store.exists(key)
+        if is_new:
+            backend = backend or load_backend(dataset.face.backend)
+            broken = _commit_cut(key, inputs, attempt, dataset, store, backend)
+            if broken:
+                failed |= broken
+                continue
+        ref = store.open(key)
+        num_clips = sum(read_table(store.path(key) / CLIPS_FILE, ["is_stored"])["is_stored"].to_pylist())
+        seconds = time.monotonic() - began if is_new else 0.0
+        ids = tuple(source.source_id for source in attempt)
+        return StepResult("cut", shard_id, ids, ref.key, ref.digest, ref.num_bytes, num_clips, seconds, is_new, failed)
+    return StepResult("cut", shard_id, (), "", "", 0, 0, time.monotonic() - began, False, failed)
 
 
 def _commit_cut(
@@ -103,7 +103,9 @@ def _commit_cut(
             for source in sources:
                 began = time.monotonic()
                 try:
-                    _cut_or_reject(source, dataset, backend, staging.path, writer, rows)
+                    job = _Job(source, dataset, backend, staging.path, writer)
+                    job.run()
+                    rows.extend(job.rows)
                 except (OutOfSpace, StoreCorrupt):
                     raise
                 except Exception as error:
@@ -119,11 +121,17 @@ def _commit_cut(
 
 @dataclass(slots=True)
 class _Rows:
-    """Rows of the three tables of a shard."""
+    """Rows of the three tables of a shard, or of one of its sources."""
 
     sources: list[dict[str, Any]]
     clips: list[dict[str, Any]]
     tracks: list[dict[str, Any]]
+
+    def extend(self, rows: "_Rows") -> None:
+        """Appends the rows of one source."""
+        self.sources.extend(rows.sources)
+        self.clips.extend(rows.clips)
+        self.tracks.extend(rows.tracks)
 
 
 @dataclass(slots=True)
@@ -136,39 +144,15 @@ class _Stretch:
     box: tuple[float, float, float, float] | None
 
 
-def _cut_or_reject(
-    source: Source, dataset: Dataset, backend: FaceBackend, scratch: Path, writer: FrameStoreWriter, rows: _Rows
-) -> None:
-    """Cuts one source; a Rejected takes back what it had stored and becomes its state."""
-    layout = dataset.layouts[source.layout]
-    job = _Job(source, dataset, layout, backend, scratch, writer, _Rows([], [], []))
-    try:
-        job.run()
-        state = job.state()
-    except Rejected as rejection:
-        if rejection.reason is Reason.TIMEOUT:
-            # How long reading takes is a property of the machine: failed, not rejected.
-            raise TimeoutError(job.without_paths(rejection.detail)) from rejection
-        for row in job.rows.tracks:
-            writer.drop_clip(row["clip"])
-        job.rows.tracks.clear()
-        job.rows.clips.clear()
-        state = ("rejected", rejection.reason.value, job.without_paths(rejection.detail))
-    job.check_contents()
-    rows.sources.append(job.source_row(*state))
-    rows.clips.extend(job.rows.clips)
-    rows.tracks.extend(job.rows.tracks)
-
-
 class _Job:
     """The cut of one source, from its file to rows and stored clips."""
 
     def __init__(
-        self, source: Source, dataset: Dataset, layout: Layout, backend: FaceBackend, scratch: Path,
-        writer: FrameStoreWriter, rows: _Rows,
-    ) -> None:  # fmt: skip
-        self.source, self.dataset, self.layout, self.backend = source, dataset, layout, backend
-        self.scratch, self.writer, self.rows = scratch, writer, rows
+        self, source: Source, dataset: Dataset, backend: FaceBackend, scratch: Path, writer: FrameStoreWriter
+    ) -> None:
+        self.source, self.dataset, self.layout = source, dataset, dataset.layouts[source.layout]
+        self.backend, self.scratch, self.writer = backend, scratch, writer
+        self.rows = _Rows([], [], [])
         root = os.fsencode(dataset.root.expanduser().absolute())
         self.path = Path(os.fsdecode(root + b"/" + bytes.fromhex(source.path_hex)))
         audio = bytes.fromhex(source.audio_path_hex)
@@ -183,7 +167,30 @@ class _Job:
         self.crops: dict[int, tuple[int, int, int]] = {}
 
     def run(self) -> None:
-        """Reads the audio, then the video, storing clips as they are complete.
+        """Cuts the source; a Rejected takes back the clips that were stored and becomes its state.
+
+        Raises:
+            TimeoutError: reading took too long; that is a property of the machine: failed, not rejected.
+            OSError: a file was changed meanwhile; the source is tried again by the next refresh.
+        """
+        try:
+            state = self._cut()
+        except Rejected as rejection:
+            detail = self._without_paths(rejection.detail)
+            if rejection.reason is Reason.TIMEOUT:
+                raise TimeoutError(detail) from rejection
+            for row in self.rows.tracks:
+                self.writer.drop_clip(row["clip"])
+            self.rows = _Rows([], [], [])
+            state = ("rejected", rejection.reason.value, detail)
+        # The key promises the bytes that the inventory hashed, perhaps hours ago: they must still be those.
+        for path, expected in ((self.path, self.source.sha256), (self.audio_path, self.source.audio_sha256)):
+            if path is not None and expected and sha256_file(path)[0] != expected:
+                raise OSError(errno.ESTALE, "the file was changed while it was read; refresh again")
+        self._add_source_row(*state)
+
+    def _cut(self) -> tuple[str, str, str]:
+        """Reads the audio, then the video, storing clips as they are complete; returns (state, reason, detail).
 
         Raises:
             Rejected: the source is unusable; stored clips must be taken back by the caller.
@@ -202,11 +209,13 @@ class _Job:
             }
         for stretch, window, frames in self._windows(stretches, keep_frames=True):
             self._store(stretch, window, frames)
-        self._note_empty(stretches)
+        # A span in which nothing can be used, past the end of the file say, is an expected clip all the same.
+        used = {row["span"] for row in self.rows.clips}
+        for stretch in [stretch for stretch in stretches if stretch.index not in used]:
+            nothing = "the file has no frame with audio in this span"
+            place = (len(self.rows.clips) + 1, 0, 0)
+            self._add_clip_row(stretch, place, reason=Reason.TOO_SHORT.value, detail=nothing)
         self._check_totals()
-
-    def state(self) -> tuple[str, str, str]:
-        """(state, reason, detail): done when a clip is stored; else the reason that dropped most clips."""
         if self.rows.tracks:
             return "done", "", ""
         reasons = Counter(row["reason"] for row in self.rows.clips)
@@ -216,19 +225,19 @@ class _Job:
         detail = next(row["detail"] for row in self.rows.clips if row["reason"] == reason)
         return "rejected", reason, f"none of {len(self.rows.clips)} expected clips: {detail}"
 
-    def source_row(self, state: str, reason: str, detail: str) -> dict[str, Any]:
-        """The row of SOURCE_COLUMNS; media fields are empty when the file could not be opened."""
+    def _add_source_row(self, state: str, reason: str, detail: str) -> None:
+        """Adds the row of SOURCE_COLUMNS; media fields are empty when the file could not be opened."""
         info = self.info
-        return {
+        self.rows.sources.append({
             "source_id": self.source.source_id, "state": state, "reason": reason, "detail": detail,
             "container": info.container if info else "", "codec": info.codec if info else "",
             "width_px": info.width_px if info else 0, "height_px": info.height_px if info else 0,
             "rotation_deg": info.rotation_deg if info else 0, "avg_fps": float(info.avg_fps) if info else 0.0,
             "is_variable_rate": bool(info and info.is_variable_rate), "has_audio": self.audio is not None,
             "num_slots": self.num_slots, "num_corrupt": self.num_corrupt,
-        }  # fmt: skip
+        })  # fmt: skip
 
-    def without_paths(self, detail: str) -> str:
+    def _without_paths(self, detail: str) -> str:
         """`detail` as it may be stored: where a file lies is no part of what was found in it."""
         for path in filter(None, (self.audio_path, self.path)):
             detail = detail.replace(f"{path}: ", "").replace(str(path), "the file")
@@ -244,11 +253,11 @@ class _Job:
         if track is None and self.layout.audio.required:
             self._require_face()
             where = f"no file {self.layout.audio.path}" if wants_file else "the video has no audio stream"
-            raise Rejected(Reason.NO_AUDIO, f"{where}; set audio.required: false to use it without sound")
+            raise Rejected(Reason.NO_AUDIO, f"{where}; set audio.required: false to use it without audio")
         return track
 
     def _require_face(self) -> None:
-        """Lacking a face weighs more than lacking sound; a talking head shows its face at once, so this ends early."""
+        """Lacking a face weighs more than lacking audio; a talking head shows its face at once, so this ends early."""
         tracker = FaceTracker(self.backend, self.track_params())
         block: list[NDArray[np.uint8]] = []
         for frame in iter_slots(self.path, self.limits, self.info):
@@ -258,13 +267,13 @@ class _Job:
                     return
                 block = []
         if not (block and tracker.push(block).num_faces.any()):
-            raise Rejected(Reason.NO_FACE, "no face in any frame (and no sound)")
+            raise Rejected(Reason.NO_FACE, "no face in any frame (and no audio)")
 
     def track_params(self) -> TrackParams:
         return TrackParams.model_validate(self.dataset.face.tracking)
 
     def _stretches(self, info: MediaInfo) -> list[_Stretch]:
-        """Slot ranges to use: the spans, cut to where both picture and sound exist."""
+        """Slot ranges to use: the spans, cut to where both video and audio exist."""
         first = round(info.video_start_s * FPS)
         last = 2**62
         if self.audio is not None:
@@ -281,7 +290,7 @@ class _Job:
     def _windows(
         self, stretches: Sequence[_Stretch], keep_frames: bool
     ) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
-        """Decodes the source once; yields each window with its pictures, valid until the next one."""
+        """Decodes the source once; yields each window with its frames, valid until the next one."""
         assert self.info is not None
         self.num_slots = self.num_corrupt = 0
         pending = sorted(stretches, key=lambda stretch: stretch.first)
@@ -304,32 +313,43 @@ class _Job:
             yield from current.finish()
 
     def _store(self, stretch: _Stretch, window: Window, frames: "_Frames | None") -> None:
-        row = self._row(stretch, window.index, window.start, len(window))
+        """Stores frames and audio of one clip, or notes why it is none."""
+        place = (window.index, window.start, len(window))
         refusal = self._refusal(window)
         if refusal is not None:
-            row["reason"], row["detail"] = refusal[0].value, refusal[1]
-        else:
-            assert frames is not None
-            row |= self._write(row["clip"], stretch, window, frames)
-        self.rows.clips.append(row)
+            self._add_clip_row(stretch, place, reason=refusal[0].value, detail=refusal[1])
+            return
+        assert frames is not None
+        rule, clip = self.dataset.crop, clip_key(self.source.source_id, window.index)
+        boxes = face_box(window.landmarks)
+        crop = self.crops.get(stretch.index) or crop_square(boxes, rule.margin)
+        transform = crop_transform(crop, rule.size_px)
+        jpegs = frames.jpegs(window.start, len(window), crop, rule.size_px, rule.jpeg_quality)
+        pcm = np.zeros(num_samples(len(window)), np.int16)
+        if self.audio is not None:
+            samples = cut_audio(self.audio, stretch.first + window.start, len(window))
+            pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+        self.writer.put_clip(clip, jpegs, pcm)
+        self.rows.tracks.append({
+            "clip": clip, "landmarks": transform_points(window.landmarks, transform).astype(np.float32),
+            "source_box": boxes.astype(np.float32), "num_faces": window.num_faces, "is_corrupt": window.is_corrupt,
+        })  # fmt: skip
+        self._add_clip_row(
+            stretch, place, is_stored=True, crop_x_px=crop[0], crop_y_px=crop[1], crop_side_px=crop[2],
+            source_to_crop=transform,
+        )  # fmt: skip
 
-    def _row(self, stretch: _Stretch, index: int, start: int, num_frames: int) -> dict[str, Any]:
-        """The row of CLIP_COLUMNS of an expected clip that is not stored (yet)."""
-        return {
+    def _add_clip_row(self, stretch: _Stretch, place: tuple[int, int, int], **columns: Any) -> None:
+        """Adds the row of CLIP_COLUMNS of an expected clip; `place`: (index, start, num_frames) of its window."""
+        index, start, num_frames = place
+        not_stored = {
             "clip": clip_key(self.source.source_id, index), "source_id": self.source.source_id, "window": index,
             "span": stretch.index, "is_stored": False, "reason": "", "detail": "", "num_frames": num_frames,
             "start_s": (stretch.first + start) / FPS, "has_audio": self.audio is not None,
             "crop_x_px": 0, "crop_y_px": 0, "crop_side_px": 0, "size_px": self.dataset.crop.size_px,
             "source_to_crop": np.eye(3),
         }  # fmt: skip
-
-    def _note_empty(self, stretches: Sequence[_Stretch]) -> None:
-        """A span in which nothing can be used, past the end of the file say, is an expected clip all the same."""
-        used = {row["span"] for row in self.rows.clips}
-        for stretch in [stretch for stretch in stretches if stretch.index not in used]:
-            row = self._row(stretch, len(self.rows.clips) + 1, 0, 0)
-            row |= {"reason": Reason.TOO_SHORT.value, "detail": "the file has no picture with sound in this span"}
-            self.rows.clips.append(row)
+        self.rows.clips.append(not_stored | columns)
 
     def _refusal(self, window: Window) -> tuple[Reason, str] | None:
         """Why a window is no clip, decided from the input alone; scores are judged when publishing."""
@@ -343,39 +363,6 @@ class _Job:
         if limit is not None and (window.num_faces > limit).mean() > 0.5:
             return Reason.MULTI_FACE, f"{int(window.num_faces.max())} faces; face.max_faces is {limit}"
         return None
-
-    def _write(self, clip: str, stretch: _Stretch, window: Window, frames: "_Frames") -> dict[str, Any]:
-        """Stores pictures and sound of one clip; returns what its row gains."""
-        size = self.dataset.crop.size_px
-        boxes = face_box(window.landmarks)
-        crop = self.crops.get(stretch.index) or crop_square(boxes, self.dataset.crop.margin)
-        transform = crop_transform(crop, size)
-        jpegs = frames.jpegs(window.start, len(window), crop, size, self.dataset.crop.jpeg_quality)
-        self.writer.put_clip(clip, jpegs, self._pcm16(stretch.first + window.start, len(window)))
-        self.rows.tracks.append({
-            "clip": clip, "landmarks": transform_points(window.landmarks, transform).astype(np.float32),
-            "source_box": boxes.astype(np.float32), "num_faces": window.num_faces, "is_corrupt": window.is_corrupt,
-        })  # fmt: skip
-        return {
-            "is_stored": True, "crop_x_px": crop[0], "crop_y_px": crop[1], "crop_side_px": crop[2],
-            "source_to_crop": transform,
-        }  # fmt: skip
-
-    def _pcm16(self, first_slot: int, num_frames: int) -> NDArray[np.int16]:
-        if self.audio is None:
-            return np.zeros(num_samples(num_frames), np.int16)
-        samples = cut_audio(self.audio, first_slot, num_frames)
-        return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-
-    def check_contents(self) -> None:
-        """The key promises the bytes that the inventory hashed, perhaps hours ago: they must still be those.
-
-        Raises:
-            OSError: a file was changed meanwhile; the source is tried again by the next refresh.
-        """
-        for path, expected in ((self.path, self.source.sha256), (self.audio_path, self.source.audio_sha256)):
-            if path is not None and expected and sha256_file(path)[0] != expected:
-                raise OSError(errno.ESTALE, "the file was changed while it was read; refresh again")
 
     def _check_totals(self) -> None:
         """Judges the source as a whole, which is only known at its end."""
@@ -392,12 +379,12 @@ class _Job:
         if max(gaps) > limit:
             raise Rejected(
                 Reason.AV_LENGTH_MISMATCH,
-                f"picture and sound differ by {gaps[0]:.2f} s at the start, {gaps[1]:.2f} s at the end (limit {limit})",
+                f"video and audio differ by {gaps[0]:.2f} s at the start, {gaps[1]:.2f} s at the end (limit {limit})",
             )
 
 
 class _Tracked:
-    """One stretch while it is decoded: copies pictures, tracks faces block by block, assembles windows."""
+    """One stretch while it is decoded: copies frames, tracks faces block by block, assembles windows."""
 
     def __init__(self, job: _Job, stretch: _Stretch, first: SlotFrame, next_index: int, keep_frames: bool) -> None:
         stretch.first = first.slot
@@ -416,14 +403,14 @@ class _Tracked:
         return self.assembler.first_index
 
     def push(self, frame: SlotFrame) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
-        """Takes one picture; yields the windows it completes."""
+        """Takes one frame; yields the windows it completes."""
         self.grays.append(self.frames.append(frame))
         self.corrupt.append(frame.is_corrupt)
         if len(self.grays) == BLOCK_FRAMES:
             yield from self._track()
 
     def finish(self) -> Iterator[tuple[_Stretch, Window, "_Frames | None"]]:
-        """Ends the stretch; yields what is left of it and frees the pictures."""
+        """Ends the stretch; yields what is left of it and frees the frames."""
         if self.grays:
             yield from self._track()
         for window in self.assembler.finish():
@@ -439,15 +426,15 @@ class _Tracked:
 
 
 class _Frames:
-    """Pictures of a stretch by number, and how they become JPEGs."""
+    """Frames of a stretch by number, and how they become JPEGs."""
 
     def __init__(self, buffer: FrameBuffer, first: SlotFrame) -> None:
         self.buffer, self.color, self.shape = buffer, first.color, first.y.shape
 
     def append(self, frame: SlotFrame) -> NDArray[np.uint8]:
-        """Copies a picture in; returns its luma."""
+        """Copies a frame in; returns its luma."""
         if frame.y.shape != self.shape:
-            raise Rejected(Reason.UNSUPPORTED_CODEC, f"the picture changes size from {self.shape} to {frame.y.shape}")
+            raise Rejected(Reason.UNSUPPORTED_CODEC, f"the frame size changes from {self.shape} to {frame.y.shape}")
         return self.buffer.append(frame.y, frame.u, frame.v).y
 
     def jpegs(self, start: int, count: int, crop: tuple[int, int, int], size: int, quality: int) -> list[bytes]:
@@ -478,19 +465,3 @@ def _first_slot(time_s: float) -> int:
 def _last_slot(time_s: float) -> int:
     """First slot that ends after a time, with the same rounding."""
     return math.floor(round(time_s * FPS, 6))
-
-
-def _result(
-    shard_id: str, sources: Sequence[Source], store: ObjectStore, key: str, began: float, is_new: bool,
-    failed: dict[str, str] | None = None,
-) -> StepResult:  # fmt: skip
-    from storage.tables import read_table
-
-    ref = store.open(key)
-    stored = read_table(store.path(key) / CLIPS_FILE, ["is_stored"])["is_stored"]
-    seconds = time.monotonic() - began if is_new else 0.0
-    ids = tuple(source.source_id for source in sources)
-    num_clips = sum(1 for value in stored.to_pylist() if value)
-    return StepResult(
-        "cut", shard_id, ids, ref.key, ref.digest, ref.num_bytes, num_clips, seconds, is_new, failed or {}
-    )

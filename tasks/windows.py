@@ -1,13 +1,13 @@
-"""Shots to windows: where clips begin and end, and who speaks in them. Pure; knows frames only by number."""
+"""Shots to windows: where clips begin and end, and who speaks in them. Pure: frames are known only by number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.catalog import ClipRule
-from tasks.faces.track import BlockFaces, TrackBlock
+from tasks.faces.track import BlockFaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class WindowAssembler:
         The last `num_pending` of them wait for the next block: a cut that it begins with lies before them.
         """
         if len(self._held):
-            faces, is_corrupt = _after_held(len(self._held), faces), np.concatenate([self._held, is_corrupt])
+            faces, is_corrupt = faces.after(len(self._held)), np.concatenate([self._held, is_corrupt])
         decided = len(is_corrupt) - num_pending
         self._held = is_corrupt[decided:]
         yield from self._push(faces, is_corrupt[:decided])
@@ -87,7 +87,13 @@ class WindowAssembler:
                 cuts = [at for at in cuts if at > begin]
                 continue
             end = min(cut, begin + self.rule.frames - self._length)
-            self._take(faces, is_corrupt, begin, end)
+            for track in faces.tracks:
+                part = track.landmarks[begin:end]
+                if np.isfinite(part).any():
+                    self._tracks.setdefault(track.track_id, []).append((self._length, part))
+            self._num_faces.append(faces.num_faces[begin:end])
+            self._corrupt.append(is_corrupt[begin:end])
+            self._length += end - begin
             if self._length == self.rule.frames:
                 yield self._close(is_tail=False)
             begin = end
@@ -95,7 +101,7 @@ class WindowAssembler:
     def finish(self) -> Iterator[Window]:
         """Ends the last shot; yields what is left of it."""
         held, self._held = self._held, self._held[:0]
-        yield from self._push(_no_faces(len(held)), held)
+        yield from self._push(BlockFaces.empty(len(held)), held)
         yield from self._end_shot()
 
     def _end_shot(self) -> Iterator[Window]:
@@ -103,21 +109,18 @@ class WindowAssembler:
             yield self._close(is_tail=self._length < self.rule.min_frames)
         self._scores.clear()
 
-    def _take(self, faces: BlockFaces, is_corrupt: NDArray[np.bool_], begin: int, end: int) -> None:
-        for track in faces.tracks:
-            part = track.landmarks[begin:end]
-            if np.isfinite(part).any():
-                self._tracks.setdefault(track.track_id, []).append((self._length, part))
-        self._num_faces.append(faces.num_faces[begin:end])
-        self._corrupt.append(is_corrupt[begin:end])
-        self._length += end - begin
-
     def _close(self, is_tail: bool) -> Window:
-        tracks = {track: self._whole(parts) for track, parts in self._tracks.items()}
-        for track, landmarks in tracks.items():
-            self._scores[track] = self._scores.get(track, 0.0) + _length_times_area(landmarks)
-        speaker = self._speaker(tracks)
+        """The window of the frames collected so far."""
         missing = np.full((self._length, 68, 2), np.nan, np.float32)
+        tracks = {}
+        for track, parts in self._tracks.items():
+            tracks[track] = landmarks = missing.copy()
+            for at, part in parts:
+                landmarks[at : at + len(part)] = part
+            self._scores[track] = self._scores.get(track, 0.0) + _length_times_area(landmarks)
+        # The best track; ties go to the older one.
+        inside = [track for track in sorted(tracks) if _is_inside(tracks[track], self.region)]
+        speaker = max(inside, key=lambda track: self._scores[track], default=-1)
         window = Window(
             self.first_index, self._start, tracks.get(speaker, missing), np.concatenate(self._num_faces),
             np.concatenate(self._corrupt), speaker, is_tail,
@@ -127,31 +130,6 @@ class WindowAssembler:
         self._length = 0
         self._tracks, self._num_faces, self._corrupt = {}, [], []
         return window
-
-    def _whole(self, parts: Sequence[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
-        out = np.full((self._length, 68, 2), np.nan, np.float32)
-        for at, part in parts:
-            out[at : at + len(part)] = part
-        return out
-
-    def _speaker(self, tracks: dict[int, NDArray[np.float32]]) -> int:
-        """The best track, -1 without one; ties go to the older track."""
-        inside = [track for track in sorted(tracks) if _is_inside(tracks[track], self.region)]
-        return max(inside, key=lambda track: self._scores[track], default=-1)
-
-
-def _no_faces(count: int) -> BlockFaces:
-    return BlockFaces(np.zeros(count, bool), [], np.zeros(count, np.int16))
-
-
-def _after_held(count: int, faces: BlockFaces) -> BlockFaces:
-    """The block with `count` frames without a face put before it; a cut at its beginning moves before them."""
-    empty = _no_faces(count)
-    empty.is_cut[0] = faces.is_cut[0]
-    missing = np.full((count, 68, 2), np.nan, np.float32)
-    tracks = [TrackBlock(track.track_id, np.concatenate([missing, track.landmarks])) for track in faces.tracks]
-    rest = faces.is_cut & (np.arange(len(faces.is_cut)) > 0)
-    return BlockFaces(np.concatenate([empty.is_cut, rest]), tracks, np.concatenate([empty.num_faces, faces.num_faces]))
 
 
 def _length_times_area(landmarks: NDArray[np.float32]) -> float:

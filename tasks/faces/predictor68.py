@@ -29,7 +29,7 @@ TABLE_FORMAT = 1  # part of the cache folder's name: another layout of the table
 
 
 class Tables(NamedTuple):
-    """The regression trees of one .dat file.
+    """The regression trees of one .dat file, read-only arrays.
 
     Attributes:
         initial: float32 [68, 2], the mean shape in box coordinates (0..1).
@@ -45,6 +45,44 @@ class Tables(NamedTuple):
     leaves: NDArray[np.float32]
     anchors: NDArray[np.int16]
     deltas: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls) -> "Tables":
+        """Tables of the right shapes, not filled."""
+        return cls(
+            np.empty((NUM_POINTS, 2), np.float32),
+            np.empty((NUM_CASCADES, NUM_TREES, NUM_SPLITS, 3), np.int16),
+            np.empty((NUM_CASCADES, NUM_TREES, NUM_LEAVES, 2 * NUM_POINTS), np.float32),
+            np.empty((NUM_CASCADES, NUM_TREES), np.int16),
+            np.empty((NUM_CASCADES, NUM_TREES, 2), np.float32),
+        )
+
+    @classmethod
+    def mapped(cls, folder: Path) -> "Tables":
+        """Map the files that `save` wrote.
+
+        Raises:
+            OSError, ValueError: one is absent or not as long as its header says.
+        """
+        files = (folder / f"{name}.npy" for name in cls._fields)
+        tables = cls(*(np.asarray(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files))
+        if any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(tables, cls.empty(), strict=True)):
+            raise ValueError(f"{folder}: tables of another shape")
+        return tables
+
+    def save(self, folder: Path) -> None:
+        """Write each table beside its place and rename it, so that a reader meets a whole file or none."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in self._asdict().items():
+            handle, staged = tempfile.mkstemp(dir=folder, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(staged).replace(folder / f"{name}.npy")
+            finally:
+                Path(staged).unlink(missing_ok=True)
 
 
 class Predictor68:
@@ -70,7 +108,7 @@ class Predictor68:
         """Landmarks float32 [68, 2] px of the face in `box` (xyxy px) in `gray`, uint8 [H, W] with any strides."""
         out = np.empty((NUM_POINTS, 2), np.float32)
         left, top, right, bottom = (float(v) for v in box)
-        self._kernel(gray, left, top, right, bottom, *self.tables, out)
+        self._kernel(gray, (left, top, right, bottom), self.tables, out)
         return out
 
 
@@ -81,57 +119,25 @@ def parse_dat(path: Path) -> Tables:
         WeightsError: the file has another shape, or ends early.
     """
     data = np.fromfile(path, np.uint8)
-    tables = _empty_tables()
-    if _parse_kernel()(data, *tables) != data.size:
+    tables = Tables.empty()
+    if _parse(data, tables) != data.size:
         raise WeightsError(f"{path}: not dlib's 68-point shape predictor, or damaged")
+    for table in tables:
+        table.setflags(write=False)
     return tables
-
-
-def _empty_tables() -> Tables:
-    return Tables(
-        np.empty((NUM_POINTS, 2), np.float32),
-        np.empty((NUM_CASCADES, NUM_TREES, NUM_SPLITS, 3), np.int16),
-        np.empty((NUM_CASCADES, NUM_TREES, NUM_LEAVES, 2 * NUM_POINTS), np.float32),
-        np.empty((NUM_CASCADES, NUM_TREES), np.int16),
-        np.empty((NUM_CASCADES, NUM_TREES, 2), np.float32),
-    )
 
 
 def _cached_tables(path: Path, folder: Path) -> Tables:
     """The tables mapped from `folder`, made there first if need be; in memory when the folder cannot be used."""
     try:
-        return _map_tables(folder)
+        return Tables.mapped(folder)
     except (OSError, ValueError):
         tables = parse_dat(path)
     try:
-        _save_tables(tables, folder)
-        return _map_tables(folder)
+        tables.save(folder)
+        return Tables.mapped(folder)
     except (OSError, ValueError):
         return tables
-
-
-def _map_tables(folder: Path) -> Tables:
-    """Map the cached files. Raises OSError or ValueError when one is absent or not as long as its header says."""
-    files = (folder / f"{name}.npy" for name in Tables._fields)
-    tables = Tables(*(np.asarray(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files))
-    if any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(tables, _empty_tables(), strict=True)):
-        raise ValueError(f"{folder}: tables of another shape")
-    return tables
-
-
-def _save_tables(tables: Tables, folder: Path) -> None:
-    """Write each table beside its place and rename it, so that a reader meets a whole file or none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in tables._asdict().items():
-        handle, staged = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(staged).replace(folder / f"{name}.npy")
-        finally:
-            Path(staged).unlink(missing_ok=True)
 
 
 @numba.njit(cache=True)
@@ -163,28 +169,22 @@ def _expect(data: NDArray[np.uint8], at: int, wanted: int) -> int:
     return at if value == wanted else -1
 
 
-def _parse(
-    data: NDArray[np.uint8],
-    initial: NDArray[np.float32],
-    splits: NDArray[np.int16],
-    leaves: NDArray[np.float32],
-    anchors: NDArray[np.int16],
-    deltas: NDArray[np.float32],
-) -> int:
+@numba.njit(cache=True)
+def _parse(data: NDArray[np.uint8], tables: Tables) -> int:
     """Fill the tables; return the number of bytes read, or -1."""
     at = _expect(data, 0, 1)  # version
     at = _expect(data, _expect(data, at, -2 * NUM_POINTS), -1)  # a matrix stores its sizes negated
     for i in range(NUM_POINTS):
-        initial[i, 0], at = _read_float(data, at)
-        initial[i, 1], at = _read_float(data, at)
+        tables.initial[i, 0], at = _read_float(data, at)
+        tables.initial[i, 1], at = _read_float(data, at)
     at = _expect(data, at, NUM_CASCADES)
     for c in range(NUM_CASCADES):
         at = _expect(data, at, NUM_TREES)
         for t in range(NUM_TREES):
-            at = _parse_tree(data, at, splits[c, t], leaves[c, t])
+            at = _parse_tree(data, at, tables.splits[c, t], tables.leaves[c, t])
             if at < 0:
                 return -1
-    return _parse_probes(data, at, anchors, deltas)
+    return _parse_probes(data, at, tables.anchors, tables.deltas)
 
 
 @numba.njit(cache=True)
@@ -227,29 +227,20 @@ def _parse_probes(data: NDArray[np.uint8], at: int, anchors: NDArray[np.int16], 
 
 
 def _predict(
-    gray: NDArray[np.uint8],
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-    initial: NDArray[np.float32],
-    splits: NDArray[np.int16],
-    leaves: NDArray[np.float32],
-    anchors: NDArray[np.int16],
-    deltas: NDArray[np.float32],
-    out: NDArray[np.float32],
+    gray: NDArray[np.uint8], box: tuple[float, float, float, float], tables: Tables, out: NDArray[np.float32]
 ) -> None:
     """Fill `out` [68, 2] with the landmarks in px."""
-    shape = initial.copy().reshape(2 * NUM_POINTS)
+    left, top, right, bottom = box
+    shape = tables.initial.copy().reshape(2 * NUM_POINTS)
     pixels = np.empty(NUM_TREES, np.int16)
     chosen = np.empty(NUM_TREES, np.int64)
     for c in range(NUM_CASCADES):
-        _probe(gray, left, top, right - left, bottom - top, initial, shape, anchors[c], deltas[c], pixels)
+        _probe(gray, box, tables, c, shape, pixels)
         for t in range(NUM_TREES):
-            chosen[t] = _leaf_of(splits[c, t], pixels)
+            chosen[t] = _leaf_of(tables.splits[c, t], pixels)
         # All leaf addresses are known before the first is read: the loads overlap instead of waiting for each other.
         for t in range(NUM_TREES):
-            leaf = leaves[c, t, chosen[t]]
+            leaf = tables.leaves[c, t, chosen[t]]
             for j in range(2 * NUM_POINTS):
                 shape[j] += leaf[j]
     for i in range(NUM_POINTS):
@@ -270,18 +261,16 @@ def _leaf_of(splits: NDArray[np.int16], pixels: NDArray[np.int16]) -> int:
 @numba.njit(cache=True)
 def _probe(
     gray: NDArray[np.uint8],
-    left: float,
-    top: float,
-    width: float,
-    height: float,
-    initial: NDArray[np.float32],
+    box: tuple[float, float, float, float],
+    tables: Tables,
+    cascade: int,
     shape: NDArray[np.float32],
-    anchors: NDArray[np.int16],
-    deltas: NDArray[np.float32],
     pixels: NDArray[np.int16],
 ) -> None:
     """Gray values at the probed places, turned and scaled as `shape` is against the mean shape; 0 outside the image."""
-    cosine, sine = _rotation(initial, shape)
+    left, top, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
+    anchors, deltas = tables.anchors[cascade], tables.deltas[cascade]
+    cosine, sine = _rotation(tables.initial, shape)
     for i in range(NUM_TREES):
         at = 2 * anchors[i]
         u = cosine * deltas[i, 0] - sine * deltas[i, 1] + shape[at]
@@ -314,15 +303,8 @@ def _rotation(initial: NDArray[np.float32], shape: NDArray[np.float32]) -> tuple
 @cache
 def _predict_kernel() -> Callable[..., None]:
     """`_predict` compiled once, for read-only arrays: frames of any strides and mapped tables convert to them."""
-    array, box = numba.types.Array, (numba.float64,) * 4
-    gray, out = array(numba.uint8, 2, "A", readonly=True), array(numba.float32, 2, "C")
-    initial, leaves = array(numba.float32, 2, "C", readonly=True), array(numba.float32, 4, "C", readonly=True)
-    splits, anchors = array(numba.int16, 4, "C", readonly=True), array(numba.int16, 2, "C", readonly=True)
-    deltas = array(numba.float32, 3, "C", readonly=True)
-    signature = numba.void(gray, *box, initial, splits, leaves, anchors, deltas, out)
+    array, types = numba.types.Array, numba.types
+    fields = [array(numba.from_dtype(table.dtype), table.ndim, "C", readonly=True) for table in Tables.empty()]
+    gray, box = array(types.uint8, 2, "A", readonly=True), types.UniTuple(types.float64, 4)
+    signature = numba.void(gray, box, types.NamedTuple(fields, Tables), array(types.float32, 2, "C"))
     return numba.njit(signature, cache=True, nogil=True)(_predict)
-
-
-@cache
-def _parse_kernel() -> Callable[..., int]:
-    return numba.njit(cache=True)(_parse)

@@ -36,7 +36,7 @@ class TrackParams(BaseModel):
         max_gap_frames: a face missing for at most so many frames, then found at about the same place, keeps its track.
         cut_threshold: mean absolute gray difference between frames that makes a scene cut (inside shots of real clips
             at most 16; cuts between them 26 to 99).
-        max_flash_frames: a picture that comes back within so many frames was interrupted by a flash, not cut.
+        max_flash_frames: an image that comes back within so many frames was interrupted by a flash, not cut.
         max_jump: RMS landmark movement from frame to frame in RMS radii, above which it is not the same face (real,
             fast: 0.47).
         max_shape_change: RMS change of the landmarks' shape (position, size and roll removed), likewise (real: 0.14).
@@ -69,7 +69,7 @@ class TrackBlock:
 
 @dataclass(frozen=True, slots=True)
 class BlockFaces:
-    """What the n frames of a block show.
+    """The faces in the n frames of a block.
 
     Attributes:
         is_cut: bool [n], a scene cut lies before this frame; no track crosses it.
@@ -80,6 +80,21 @@ class BlockFaces:
     is_cut: NDArray[np.bool_]
     tracks: list[TrackBlock]
     num_faces: NDArray[np.int16]
+
+    @classmethod
+    def empty(cls, num_frames: int) -> "BlockFaces":
+        """A block without faces or cuts."""
+        return cls(np.zeros(num_frames, bool), [], np.zeros(num_frames, np.int16))
+
+    def after(self, num_frames: int) -> "BlockFaces":
+        """This block with frames without a face put before it; a cut at its beginning moves before them."""
+        before = BlockFaces.empty(num_frames)
+        before.is_cut[0] = self.is_cut[0]
+        missing = np.full((num_frames, 68, 2), np.nan, np.float32)
+        tracks = [TrackBlock(track.track_id, np.concatenate([missing, track.landmarks])) for track in self.tracks]
+        rest = self.is_cut & (np.arange(len(self.is_cut)) > 0)
+        num_faces = np.concatenate([before.num_faces, self.num_faces])
+        return BlockFaces(np.concatenate([before.is_cut, rest]), tracks, num_faces)
 
 
 @dataclass(slots=True)
@@ -93,10 +108,20 @@ class _Track:
     is_lost: bool = False
     is_over: bool = False
 
+    def move_to(self, landmarks: NDArray[np.float32], seen: int) -> None:
+        """The face was last seen with these landmarks, in absolute frame `seen`."""
+        self.landmarks, self.box, self.seen = landmarks.copy(), hog_box(landmarks), seen
+
+    def is_near(self, box: NDArray[np.float64]) -> bool:
+        """Whether this face may be the face found in `box`."""
+        side, new_side = float(self.box[2] - self.box[0]), float(box[2] - box[0])
+        distance = float(np.hypot(*((self.box[:2] + self.box[2:]) - (box[:2] + box[2:])) / 2))
+        return distance <= NEAR_SIDES * side and max(side, new_side) <= NEAR_SCALE * min(side, new_side)
+
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The frames of one push; `first` is the absolute index of frame 0. `rows`: track_id -> landmarks [n, 68, 2]."""
+    """The frames of one push: `first` is the absolute number of the first, `rows` track_id -> landmarks [n, 68, 2]."""
 
     grays: Sequence[NDArray[np.uint8]]
     first: int
@@ -104,9 +129,48 @@ class _Block:
     rows: dict[int, NDArray[np.float32]]
 
     def row_of(self, track_id: int) -> NDArray[np.float32]:
+        """Landmarks [n, 68, 2] of a track, NaN until they are set."""
         if track_id not in self.rows:
             self.rows[track_id] = np.full((len(self.grays), 68, 2), np.nan, np.float32)
         return self.rows[track_id]
+
+    def faces(self) -> BlockFaces:
+        """The tracks that were seen in the block."""
+        seen = {track_id: rows for track_id, rows in sorted(self.rows.items()) if not np.isnan(rows[:, 0, 0]).all()}
+        counts = sum((~np.isnan(rows[:, 0, 0]) for rows in seen.values()), np.zeros(len(self.grays), np.int16))
+        tracks = [TrackBlock(track_id, rows) for track_id, rows in seen.items()]
+        return BlockFaces(self.cuts.is_cut, tracks, counts.astype(np.int16))
+
+
+class _Finder:
+    """A backend whose nonsense is filtered out: boxes and landmarks that cannot be a face in the frame."""
+
+    def __init__(self, backend: FaceBackend, min_face_px: int | None) -> None:
+        self._backend, self._min_face_px = backend, min_face_px
+
+    def search(self, gray: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:
+        """Boxes of the faces in a frame, surest first."""
+        min_face_px = self._min_face_px or max(MIN_FACE_FLOOR_PX, round(MIN_FACE_SHARE * min(gray.shape)))
+        for detection in self._backend.detect(gray, min_face_px):
+            box = np.asarray(detection.box, np.float64)
+            if _is_plausible_box(box, gray.shape) and max(box[2:] - box[:2]) >= 0.75 * min_face_px:
+                yield box
+
+    def landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32] | None:
+        """The backend's landmarks; None when they are not finite or not a shape that can lie in this frame."""
+        landmarks = np.asarray(self._backend.landmarks(gray, box), np.float32)
+        if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
+            return None
+        return landmarks if _is_plausible_box(hog_box(landmarks), gray.shape) else None
+
+    def verify(self, gray: NDArray[np.uint8], landmarks: NDArray[np.float32] | None) -> bool:
+        """Whether there are landmarks, and a face where they are."""
+        return landmarks is not None and bool(self._backend.verify(gray, hog_box(landmarks)))
+
+    def confirmed(self, gray: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32] | None:
+        """Landmarks of a newly found face, if they are a face themselves."""
+        landmarks = self.landmarks(gray, box)
+        return landmarks if self.verify(gray, landmarks) else None
 
 
 class FaceTracker:
@@ -122,8 +186,8 @@ class FaceTracker:
     """
 
     def __init__(self, backend: FaceBackend, params: TrackParams | None = None) -> None:
-        self._backend = backend
         self._params = params or TrackParams()
+        self._finder = _Finder(backend, self._params.min_face_px)
         self._cuts = CutFinder(self._params.cut_threshold, self._params.max_flash_frames)
         self._tracks: list[_Track] = []
         self._num_frames = 0
@@ -141,13 +205,16 @@ class FaceTracker:
     def push(self, grays: Sequence[NDArray[np.uint8]]) -> BlockFaces:
         """Follow the faces through the next frames, each uint8 [H, W] with any strides."""
         block = _Block(grays, self._num_frames, self._cuts.push(grays), {})
-        for start, stop in _shots(block.cuts.is_cut):
+        edges = sorted({0, *np.flatnonzero(block.cuts.is_cut).tolist(), len(grays)})
+        for start, stop in pairwise(edges):
             if block.cuts.is_cut[start]:
                 self._tracks = []
             self._follow_shot(block, start, stop)
         self._num_frames += len(grays)
-        self._forget()
-        return _summary(block)
+        # Tracks that were lost too long ago cannot be resumed.
+        oldest = self._num_frames - 1 - self._params.max_gap_frames
+        self._tracks = [track for track in self._tracks if not track.is_lost or track.seen >= oldest]
+        return block.faces()
 
     def _follow_shot(self, block: _Block, start: int, stop: int) -> None:
         """All faces in frames start to stop - 1, which belong to one shot."""
@@ -155,7 +222,9 @@ class FaceTracker:
         if stop <= start:
             return
         if block.first + start == 0 or block.cuts.is_cut[start]:
-            self._find_first(block, start)
+            for box in self._search(block, start):
+                if self._finder.confirmed(block.grays[start], box) is not None and not self._is_followed(box):
+                    self._add_track(box, None, block.first + start - 1)
         for track in self._tracks:
             if not track.is_lost:
                 self._follow(track, block, start, stop)
@@ -168,53 +237,41 @@ class FaceTracker:
     def _follow(self, track: _Track, block: _Block, start: int, stop: int) -> None:
         """Follow one face, then verify it at checkpoints and take back what does not hold."""
         end = self._advance(track, block, start, stop)
-        every, unsure = self._params.detect_every, start
+        rows, every, unsure = block.row_of(track.track_id), self._params.detect_every, start
         for at in range(start, end):
             if at == end - 1 or (block.first + at + 1) % every == 0:
-                self._check(block, track.track_id, unsure, at)
+                if not np.isnan(rows[at, 0, 0]) and not self._finder.verify(block.grays[at], rows[at]):
+                    rows[at] = np.nan
+                    self._weed(block, track.track_id, unsure, at)
                 unsure = at + 1
         if end < stop:
             self._weed(block, track.track_id, start, end)  # what does not hold now may have been wrong before
-        self._settle(track, block, start, stop)
+        seen = np.flatnonzero(~np.isnan(rows[start:stop, 0, 0])) + start
+        if len(seen):
+            track.move_to(rows[seen[-1]], block.first + int(seen[-1]))
+        track.is_lost = track.seen != block.first + stop - 1
 
     def _advance(self, track: _Track, block: _Block, start: int, stop: int) -> int:
         """Predict frame by frame until `stop` or until the landmarks make no sense; returns the first frame without."""
         rows, box, last = block.row_of(track.track_id), track.box, track.landmarks
         for at in range(start, stop):
             gray = block.grays[at]
-            landmarks = self._landmarks(gray, box)
+            landmarks = self._finder.landmarks(gray, box)
             is_same = landmarks is not None and (last is None or not self._is_jump(last, landmarks))
-            if block.cuts.is_flash[at] and not (is_same and self._has_face(gray, landmarks)):
+            if block.cuts.is_flash[at] and not (is_same and self._finder.verify(gray, landmarks)):
                 continue
             if landmarks is None or not is_same:
-                track.is_over = landmarks is not None and self._has_face(gray, landmarks)  # another face took its place
+                track.is_over = self._finder.verify(gray, landmarks)  # another face took its place
                 return at
             rows[at], last, box = landmarks, landmarks, hog_box(landmarks)
         return stop
-
-    def _check(self, block: _Block, track_id: int, start: int, at: int) -> None:
-        """Verify the face at frame `at`; if it is absent, verify each frame from `start` on and blank those without."""
-        rows = block.row_of(track_id)
-        if np.isnan(rows[at, 0, 0]) or self._has_face(block.grays[at], rows[at]):
-            return
-        rows[at] = np.nan
-        self._weed(block, track_id, start, at)
 
     def _weed(self, block: _Block, track_id: int, start: int, stop: int) -> None:
         """Verify each frame from `start` to `stop` - 1 and blank those without the face."""
         rows = block.row_of(track_id)
         for i in range(start, stop):
-            if not np.isnan(rows[i, 0, 0]) and not self._has_face(block.grays[i], rows[i]):
+            if not np.isnan(rows[i, 0, 0]) and not self._finder.verify(block.grays[i], rows[i]):
                 rows[i] = np.nan
-
-    def _settle(self, track: _Track, block: _Block, start: int, stop: int) -> None:
-        """Bring the track to the last frame in which it was seen."""
-        rows = block.row_of(track.track_id)
-        seen = np.flatnonzero(~np.isnan(rows[start:stop, 0, 0])) + start
-        if len(seen):
-            track.landmarks = rows[seen[-1]].copy()
-            track.box, track.seen = hog_box(track.landmarks), block.first + int(seen[-1])
-        track.is_lost = track.seen != block.first + stop - 1
 
     def _end_doubles(self, block: _Block, start: int, stop: int) -> None:
         """When two tracks have come to follow the same face, the younger one ends where they met."""
@@ -227,17 +284,11 @@ class FaceTracker:
                     self._weed(block, young.track_id, start, stop)  # it may have strayed before they met
                     young.is_over = True
 
-    def _find_first(self, block: _Block, at: int) -> None:
-        """Start a track for each face in the first frame of a shot."""
-        for box in self._search(block, at):
-            if self._confirmed(block.grays[at], box) is not None and not self._is_followed(box):
-                self._add_track(box, None, block.first + at - 1)
-
     def _find_more(self, block: _Block, start: int, stop: int) -> None:
         """Search the last frame; trace each face without a track back to where it entered, and resume or start one."""
         at = stop - 1
         for box in self._search(block, at):
-            landmarks = None if self._is_followed(box) else self._confirmed(block.grays[at], box)
+            landmarks = None if self._is_followed(box) else self._finder.confirmed(block.grays[at], box)
             if landmarks is not None and not self._is_followed(hog_box(landmarks)):
                 self._resume(block, self._trace_back(block, landmarks, start, at), at)
 
@@ -249,48 +300,29 @@ class FaceTracker:
             track = self._add_track(hog_box(found[at]), found[at], block.first + at)
         rows = block.row_of(track.track_id)
         rows[~np.isnan(found)] = found[~np.isnan(found)]
-        track.landmarks, track.box = found[at].copy(), hog_box(found[at])
-        track.seen, track.is_lost = block.first + at, False
+        track.move_to(found[at], block.first + at)
+        track.is_lost = False
 
     def _trace_back(self, block: _Block, landmarks: NDArray[np.float32], start: int, at: int) -> NDArray[np.float32]:
         """Follow a face backwards from frame `at`, verifying each frame: float32 [n, 68, 2], NaN where it is not."""
         found = np.full((len(block.grays), 68, 2), np.nan, np.float32)
         found[at] = landmarks
         for i in range(at - 1, start - 1, -1):
-            earlier = self._landmarks(block.grays[i], hog_box(landmarks))
-            if earlier is None or self._is_jump(landmarks, earlier) or not self._has_face(block.grays[i], earlier):
+            earlier = self._finder.landmarks(block.grays[i], hog_box(landmarks))
+            if earlier is None or self._is_jump(landmarks, earlier) or not self._finder.verify(block.grays[i], earlier):
                 if block.cuts.is_flash[i]:
                     continue
                 break
-            if self._is_taken(block, i, earlier):
-                break
+            box = hog_box(earlier)
+            if any(bool(iou(hog_box(rows[i]), box) > SAME_FACE_IOU) for rows in block.rows.values()):
+                break  # some track already has this face
             found[i] = landmarks = earlier
         return found
 
     def _search(self, block: _Block, at: int) -> Iterator[NDArray[np.float64]]:
-        """Boxes of the faces in frame `at`, surest first; nonsense from the detector is passed over."""
-        gray = block.grays[at]
+        """Boxes of the faces in frame `at`, and a note of when to search again."""
         self._next_discovery = block.first + at + self._params.discover_every
-        min_face_px = self._params.min_face_px or max(MIN_FACE_FLOOR_PX, round(MIN_FACE_SHARE * min(gray.shape)))
-        for detection in self._backend.detect(gray, min_face_px):
-            box = np.asarray(detection.box, np.float64)
-            if _is_plausible_box(box, gray.shape) and max(box[2:] - box[:2]) >= 0.75 * min_face_px:
-                yield box
-
-    def _confirmed(self, gray: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32] | None:
-        """Landmarks of a newly found face, if they are a face themselves."""
-        landmarks = self._landmarks(gray, box)
-        return landmarks if self._has_face(gray, landmarks) else None
-
-    def _landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32] | None:
-        """The backend's landmarks; None when they are not finite or not a shape that can lie in this frame."""
-        landmarks = np.asarray(self._backend.landmarks(gray, box), np.float32)
-        if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
-            return None
-        return landmarks if _is_plausible_box(hog_box(landmarks), gray.shape) else None
-
-    def _has_face(self, gray: NDArray[np.uint8], landmarks: NDArray[np.float32] | None) -> bool:
-        return landmarks is not None and bool(self._backend.verify(gray, hog_box(landmarks)))
+        return self._finder.search(block.grays[at])
 
     def _is_jump(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> bool:
         """Whether two consecutive frames cannot show the same face."""
@@ -300,17 +332,12 @@ class FaceTracker:
     def _is_followed(self, box: NDArray[np.float64]) -> bool:
         return any(not track.is_lost and iou(track.box, box) > SAME_FACE_IOU for track in self._tracks)
 
-    def _is_taken(self, block: _Block, at: int, landmarks: NDArray[np.float32]) -> bool:
-        """Whether some track already has this face in frame `at`."""
-        box = hog_box(landmarks)
-        return any(bool(iou(hog_box(rows[at]), box) > SAME_FACE_IOU) for rows in block.rows.values())
-
     def _lost_near(self, box: NDArray[np.float64], at: int) -> _Track | None:
         """The lost track that `box`, first seen at absolute frame `at`, continues."""
         for track in self._tracks:
             num_missing = at - track.seen - 1  # negative: both were seen in one frame, so they are two faces
             is_recent = 0 <= num_missing <= self._params.max_gap_frames
-            if track.is_lost and is_recent and _is_near(track.box, box):
+            if track.is_lost and is_recent and track.is_near(box):
                 return track
         return None
 
@@ -320,24 +347,6 @@ class FaceTracker:
         self._tracks.append(track)
         return track
 
-    def _forget(self) -> None:
-        """Drop the tracks that were lost too long ago to be resumed."""
-        oldest = self._num_frames - 1 - self._params.max_gap_frames
-        self._tracks = [track for track in self._tracks if not track.is_lost or track.seen >= oldest]
-
-
-def _shots(is_cut: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the parts of a block between cuts."""
-    edges = sorted({0, *np.flatnonzero(is_cut).tolist(), len(is_cut)})
-    return pairwise(edges)
-
-
-def _summary(block: _Block) -> BlockFaces:
-    seen = {track_id: rows for track_id, rows in sorted(block.rows.items()) if not np.isnan(rows[:, 0, 0]).all()}
-    counts = sum((~np.isnan(rows[:, 0, 0]) for rows in seen.values()), np.zeros(len(block.grays), np.int16))
-    tracks = [TrackBlock(track_id, rows) for track_id, rows in seen.items()]
-    return BlockFaces(block.cuts.is_cut, tracks, counts.astype(np.int16))
-
 
 def _is_plausible_box(box: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
     """Whether a face can fill this box: finite, not empty, no larger than the frame, its centre inside."""
@@ -346,13 +355,6 @@ def _is_plausible_box(box: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
     (width, height), (x, y) = box[2:] - box[:2], (box[:2] + box[2:]) / 2
     has_size = min(width, height) > 4 and max(width, height) <= 1.5 * max(shape)
     return bool(has_size and 0 <= x < shape[1] and 0 <= y < shape[0])
-
-
-def _is_near(last: NDArray[np.float64], found: NDArray[np.float64]) -> bool:
-    """Whether a face last seen in one box may be the face found in the other."""
-    side, new_side = float(last[2] - last[0]), float(found[2] - found[0])
-    distance = float(np.hypot(*((last[:2] + last[2:]) - (found[:2] + found[2:])) / 2))
-    return distance <= NEAR_SIDES * side and max(side, new_side) <= NEAR_SCALE * min(side, new_side)
 
 
 @numba.njit(cache=True)

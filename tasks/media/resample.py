@@ -1,10 +1,10 @@
-"""Resample: crop and antialiased resize of I420 planes straight to square RGB pictures.
+"""Resample: crop and antialiased resize of I420 planes straight to square RGB images.
 
 Only the crop is converted, and it is resized before it is: three planes with separable triangle weights (what Pillow
 calls BILINEAR), each at its own resolution, then YUV -> RGB at the size of the result.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -21,9 +21,9 @@ _RED_BLUE: dict[Matrix, tuple[float, float]] = {
 
 
 class CropResizer:
-    """One square crop of many frames: weights are computed once, then each call makes one picture.
+    """One square crop of many frames: weights are computed once, then each call makes one image.
 
-    The crop is never squeezed: where it leaves the frame the picture is black. Chroma is taken as MPEG-2 sites it, on
+    The crop is never squeezed: where it leaves the frame the image is black. Chroma is taken as MPEG-2 sites it, on
     the left pixel of a pair and between two rows. Float32 arithmetic in a fixed order: results do not depend on the
     number of threads. Not for two threads at once: the buffers are shared.
 
@@ -43,14 +43,14 @@ class CropResizer:
             raise ValueError(f"a crop of side {side} px cannot become {size} px; both must be positive")
         height, width = frame_shape
         self.size = size
-        self._shapes = ((height, width), *2 * (((height + 1) // 2, (width + 1) // 2),))
+        half_height, half_width = (height + 1) // 2, (width + 1) // 2
+        self._shapes = ((height, width), (half_height, half_width), (half_height, half_width))
         rows, columns = _luma_taps(y0, side, size, height), _luma_taps(x0, side, size, width)
-        chroma_rows = _chroma_taps(y0 / 2, side, size, rows, (height + 1) // 2)
-        chroma_columns = _chroma_taps(x0 / 2 + 0.25, side, size, columns, (width + 1) // 2)
+        chroma_rows = _chroma_taps(y0 / 2, side, rows, half_height)
+        chroma_columns = _chroma_taps(x0 / 2 + 0.25, side, columns, half_width)
         self._luma, self._chroma = (rows, columns), (chroma_rows, chroma_columns)
         self._black = 0.0 if color.is_full_range else 16.0
         self._gains = _gains(color)
-        self._coverage = rows.coverage, columns.coverage
         padded = -(-size // _BLOCK) * _BLOCK
         self._planes = np.empty((3, size, padded), np.float32)  # transposed: [column, row]
         self._buffers = np.empty((2, _BLOCK * max(columns.span, chroma_columns.span, 1)), np.float32)
@@ -61,29 +61,17 @@ class CropResizer:
         Raises:
             ValueError: a plane is not of the shape this resizer was made for.
         """
-        for plane, source, shape, taps in zip(
+        for plane, values, shape, taps in zip(
             self._planes, (y, u, v), self._shapes, (self._luma, self._chroma, self._chroma), strict=True
         ):
-            if source.shape != shape:
-                raise ValueError(f"expected a plane of shape {shape}, found {source.shape}")
-            flat, stride = _flat(source)
-            _resize(flat, stride, *taps[0].arrays, *taps[1].arrays, taps[1].first, taps[1].span, self._buffers, plane)
+            if values.shape != shape:
+                raise ValueError(f"expected a plane of shape {shape}, found {values.shape}")
+            flat, stride = _flat(values)
+            _resize(flat, stride, *taps, self._buffers, plane)
         rgb = np.empty((self.size, self.size, 3), np.uint8)
-        _to_rgb(self._planes, *self._coverage, self._black, self._gains, rgb)
+        rows, columns = self._luma
+        _to_rgb(self._planes, rows.coverage, columns.coverage, self._black, self._gains, rgb)
         return rgb
-
-
-def crop_rgb(
-    y: NDArray[np.uint8],
-    u: NDArray[np.uint8],
-    v: NDArray[np.uint8],
-    box: tuple[int, int, int],
-    size: int,
-    color: YuvColor,
-) -> NDArray[np.uint8]:
-    """RGB uint8 [size, size, 3] of one crop of one frame; see `CropResizer`."""
-    height, width = y.shape
-    return CropResizer(box, size, (height, width), color)(y, u, v)
 
 
 def crop_transform(box: tuple[int, int, int], size: int) -> NDArray[np.float64]:
@@ -94,37 +82,23 @@ def crop_transform(box: tuple[int, int, int], size: int) -> NDArray[np.float64]:
     return np.array([[scale, 0.0, shift - x0 * scale], [0.0, scale, shift - y0 * scale], [0.0, 0.0, 1.0]])
 
 
-@dataclass(frozen=True, slots=True)
-class _Taps:
-    """Weights of one axis: output i is the sum over k < count[i] of weights[i, k] * input[start[i] + k].
+class _Taps(NamedTuple):
+    """Weights of one axis: output i is the sum over k < num[i] of weights[i, k] * input[start[i] + k].
 
     Attributes:
-        start, count: [size] int64.
+        start, num: [size] int64.
         weights: [size, K] float32.
         coverage: [size] float32, share of the weight that lies inside the frame: 1 inside, 0 in the padding.
+        first: first input that is read.
+        span: number of inputs from the first to the last that is read.
     """
 
     start: NDArray[np.int64]
-    count: NDArray[np.int64]
+    num: NDArray[np.int64]
     weights: NDArray[np.float32]
     coverage: NDArray[np.float32]
-
-    @property
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """What the kernel reads."""
-        return self.start, self.count, self.weights
-
-    @property
-    def first(self) -> int:
-        """First input that is read."""
-        used = self.count > 0
-        return int(self.start[used].min()) if used.any() else 0
-
-    @property
-    def span(self) -> int:
-        """Number of inputs from the first to the last that is read."""
-        used = self.count > 0
-        return int((self.start + self.count)[used].max()) - self.first if used.any() else 0
+    first: int
+    span: int
 
 
 def _luma_taps(x0: int, side: int, size: int, length: int) -> _Taps:
@@ -134,9 +108,9 @@ def _luma_taps(x0: int, side: int, size: int, length: int) -> _Taps:
     return _packed(inputs, weights, weights.sum(axis=1))
 
 
-def _chroma_taps(x0: float, side: int, size: int, luma: _Taps, length: int) -> _Taps:
+def _chroma_taps(x0: float, side: int, luma: _Taps, length: int) -> _Taps:
     """As luma at half the resolution; past its last sample a plane goes on with it, as far as luma reaches."""
-    inputs, weights = _triangle(x0, side / 2, size, 0, length)
+    inputs, weights = _triangle(x0, side / 2, len(luma.start), 0, length)
     is_beyond = weights.sum(axis=1) == 0
     inputs[is_beyond, 0] = np.clip(inputs[is_beyond, 0], 0, length - 1)
     weights[is_beyond, 0] = 1.0
@@ -160,12 +134,15 @@ def _triangle(x0: float, side: float, size: int, low: int, high: int) -> tuple[N
 
 def _packed(inputs: NDArray[np.int64], weights: NDArray[np.float64], coverage: NDArray[np.floating]) -> _Taps:
     """Weights that are nonzero in one run per row -> that run, moved to the front."""
-    first = (weights > 0).argmax(axis=1)[:, None]
+    begin = (weights > 0).argmax(axis=1)[:, None]
     count = (weights > 0).sum(axis=1)
-    places = np.minimum(first + np.arange(max(1, count.max())), weights.shape[1] - 1)
+    places = np.minimum(begin + np.arange(max(1, count.max())), weights.shape[1] - 1)
     packed = np.take_along_axis(weights, places, axis=1).astype(np.float32)
-    start = np.take_along_axis(inputs, first, axis=1)[:, 0]
-    return _Taps(start, count, packed, coverage.astype(np.float32))
+    start = np.take_along_axis(inputs, begin, axis=1)[:, 0]
+    used = count > 0
+    first = int(start[used].min()) if used.any() else 0
+    span = int((start + count)[used].max()) - first if used.any() else 0
+    return _Taps(start, count, packed, coverage.astype(np.float32), first, span)
 
 
 def _gains(color: YuvColor) -> NDArray[np.float32]:
@@ -189,50 +166,44 @@ def _flat(plane: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
 
 @numba.njit(cache=True, nogil=True)
 def _resize(
-    source: NDArray[np.uint8],
+    plane: NDArray[np.uint8],
     stride: int,
-    row_start: NDArray[np.int64],
-    row_count: NDArray[np.int64],
-    row_weights: NDArray[np.float32],
-    start: NDArray[np.int64],
-    count: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    first: int,
-    span: int,
+    rows: _Taps,
+    columns: _Taps,
     buffers: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
     """[height, width] bytes -> out [size, padded size] float32, transposed."""
-    size = len(start)
+    size, first, span = len(columns.start), columns.first, columns.span
     lines, turned = buffers[0, : _BLOCK * span].reshape(_BLOCK, span), buffers[1]
     for top in range(0, size, _BLOCK):
         for row in range(_BLOCK):
             i = min(top + row, size - 1)
-            _weighted_rows(source, row_start[i] * stride + first, stride, row_weights[i], row_count[i], lines[row])
+            _weighted_rows(plane, rows.start[i] * stride + first, stride, rows.weights[i], rows.num[i], lines[row])
         _turn(lines, turned)
-        _weighted_columns(turned, start, count, weights, first, out, top)
+        _weighted_columns(turned, columns, out, top)
 
 
 @numba.njit(cache=True, nogil=True)
 def _weighted_rows(
-    source: NDArray[np.uint8], begin: int, stride: int, weights: NDArray[np.float32], num: int, out: NDArray[np.float32]
+    plane: NDArray[np.uint8], begin: int, stride: int, weights: NDArray[np.float32], num: int, out: NDArray[np.float32]
 ) -> None:
-    """out[x] = sum over k of weights[k] * source[begin + k * stride + x]; four rows at a time spare stores."""
+    """out[x] = sum over k of weights[k] * plane[begin + k * stride + x]; four rows at a time spare stores."""
     width = len(out)
     out[:] = np.float32(0)
     k = 0
     while k + 4 <= num:
         w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
         a = begin + k * stride
-        r0, r1 = source[a : a + width], source[a + stride : a + stride + width]
+        r0, r1 = plane[a : a + width], plane[a + stride : a + stride + width]
         a += 2 * stride
-        r2, r3 = source[a : a + width], source[a + stride : a + stride + width]
+        r2, r3 = plane[a : a + width], plane[a + stride : a + stride + width]
         for x in range(width):
             out[x] += w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + w3 * r3[x]
         k += 4
     while k < num:
         w0, a = weights[k], begin + k * stride
-        r0 = source[a : a + width]
+        r0 = plane[a : a + width]
         for x in range(width):
             out[x] += w0 * r0[x]
         k += 1
@@ -249,32 +220,24 @@ def _turn(lines: NDArray[np.float32], turned: NDArray[np.float32]) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _weighted_columns(
-    source: NDArray[np.float32],
-    start: NDArray[np.int64],
-    count: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    first: int,
-    out: NDArray[np.float32],
-    top: int,
-) -> None:
-    """out[j, top + r] = sum over k of weights[j, k] * source[8 (start[j] - first + k) + r].
+def _weighted_columns(lines: NDArray[np.float32], taps: _Taps, out: NDArray[np.float32], top: int) -> None:
+    """out[j, top + r] = sum over k of weights[j, k] * lines[8 (start[j] - first + k) + r].
 
     Eight named sums become one vector register; slices would cost a reference count each.
     """
-    for j in range(len(start)):
+    for j in range(len(taps.start)):
         a = b = c = d = e = f = g = h = np.float32(0)
-        p = _BLOCK * (start[j] - first)
-        for k in range(count[j]):
-            w = weights[j, k]
-            a += w * source[p]
-            b += w * source[p + 1]
-            c += w * source[p + 2]
-            d += w * source[p + 3]
-            e += w * source[p + 4]
-            f += w * source[p + 5]
-            g += w * source[p + 6]
-            h += w * source[p + 7]
+        p = _BLOCK * (taps.start[j] - taps.first)
+        for k in range(taps.num[j]):
+            w = taps.weights[j, k]
+            a += w * lines[p]
+            b += w * lines[p + 1]
+            c += w * lines[p + 2]
+            d += w * lines[p + 3]
+            e += w * lines[p + 4]
+            f += w * lines[p + 5]
+            g += w * lines[p + 6]
+            h += w * lines[p + 7]
             p += _BLOCK
         out[j, top], out[j, top + 1], out[j, top + 2], out[j, top + 3] = a, b, c, d
         out[j, top + 4], out[j, top + 5], out[j, top + 6], out[j, top + 7] = e, f, g, h

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.media.resample import CropResizer, crop_rgb, crop_transform
+from tasks.media.resample import CropResizer, crop_transform
 from tasks.media.video import YuvColor, iter_slots
 
 LIMITED = YuvColor()
 RED_BLUE = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+
+
+def crop_rgb(y, u, v, box, size, color):
+    """RGB uint8 [size, size, 3] of one crop of one frame."""
+    return CropResizer(box, size, y.shape, color)(y, u, v)
 
 
 def axis_of_chroma(length, offset):
