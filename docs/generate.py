@@ -61,7 +61,9 @@ def datasets_yaml() -> str:
     from storage.catalog import Dataset
 
     blocks = [("DATASET", Dataset), *_nested_blocks(Dataset, "DATASET")]
-    return "\n\n".join(f"## `{path}`\n\n{_first_paragraph(model)}\n\n{_settings(model)}" for path, model in blocks)
+    return "\n\n".join(
+        f"## `{path}`\n\n{_first_paragraph(model)}\n\n{_settings(model, path)}" for path, model in blocks
+    )
 
 
 def features() -> str:
@@ -91,22 +93,23 @@ def reasons() -> str:
 
 
 def stages() -> str:
-    """Every system's stages with their settings and presets, and the blocks of settings that several share."""
+    """Every system's stages with their settings and presets, then the nested blocks of these settings."""
+    from models.training.engine.config import TrainConfig
     from models.training.stages import discover, systems
 
-    texts, blocks = list[str](), dict[str, type[BaseModel]]()
+    texts = list[str]()
     for system in systems():
         texts.append(f"## {system}\n\n{_stage_table(system)}")
+        blocks = dict[tuple[str, type[BaseModel]], None]()
         for name, stage in discover(system).items():
-            for path, block in _nested_blocks(stage.Config, ""):
-                blocks.setdefault(path.removeprefix("."), block)
+            blocks |= dict.fromkeys(_nested_blocks(stage.Config, system))
             presets = [(f"`{preset}`", _differences(config)) for preset, config in stage.PRESETS.items()]
-            text = f"### {system} `{name}`\n\n{_paragraphs(stage.__doc__)}\n\n{_settings(stage.Config)}"
+            text = f"### {system} `{name}`\n\n{_paragraphs(stage.__doc__)}\n\n{_settings(stage.Config, system)}"
             texts.append(f"{text}\n\n{_table(('preset', 'what it sets'), presets)}")
-    texts.append("## Blocks of settings")
-    for path, block in sorted(blocks.items()):
-        texts.append(f"### `{path}`\n\n{_first_paragraph(block)}\n\n{_settings(block)}")
-    return "\n\n".join(texts)
+        for path, block in sorted(blocks, key=lambda found: found[0]):
+            if block is not TrainConfig:
+                texts.append(f"### `{path}`\n\n{_first_paragraph(block)}\n\n{_settings(block, path)}")
+    return "\n\n".join([*texts, f"## `train`\n\n{_first_paragraph(TrainConfig)}\n\n{_settings(TrainConfig, 'train')}"])
 
 
 def systems() -> str:
@@ -160,13 +163,25 @@ def _commands(command: Any, name: str, parent: Any) -> Iterator[str]:
 # ---- settings
 
 
-def _settings(model: type[BaseModel]) -> str:
-    """A table of the settings of a pydantic model; the meaning is what its docstring says under `Attributes:`."""
-    meanings = _attributes(model)
-    rows = [
-        (f"`{name}`", _type(field.annotation, field.metadata), _default(field), meanings.get(name, ""))
-        for name, field in model.model_fields.items()
-    ]
+def _settings(model: type[BaseModel], path: str) -> str:
+    """A table of the settings of a pydantic model; the meaning is what its docstring says under `Attributes:`.
+
+    Args:
+        model: the settings.
+        path: heading under which they stand; those of nested blocks begin with it.
+    """
+    meanings, rows = _attributes(model), []
+    for name, field in model.model_fields.items():
+        if (path, name) == ("DATASET", "name"):  # the key of the block itself
+            continue
+        kind, default, meaning = _type(field.annotation, field.metadata), _default(field), meanings.get(name, "")
+        if blocks := _models_in(field.annotation):
+            is_named = get_origin(field.annotation) is dict
+            place = "train" if name == "train" else _place(path, name, field.annotation)
+            kind = "mapping of names to a " * is_named + f"[block](#{re.sub(r'[^a-z0-9_]', '', place.lower())})"
+            default = default if is_named or field.default is None else ""
+            meaning = meaning or _first_paragraph(blocks[0])
+        rows.append((f"`{name}`", kind, default, meaning))
     return _table(("key", "value", "default", "meaning"), rows)
 
 
@@ -174,16 +189,20 @@ def _parameters(model: type[BaseModel]) -> str:
     """The settings of an extractor, after the sentence about them."""
     if not model.model_fields:
         return "It has no parameters."
-    return f"Parameters: {_first_paragraph(model)}\n\n{_settings(model)}"
+    return f"Parameters: {_first_paragraph(model)}\n\n{_settings(model, '')}"
 
 
 def _nested_blocks(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """Blocks of settings inside a model: (path, model)."""
     for name, field in model.model_fields.items():
         for block in _models_in(field.annotation):
-            place = f"{path}.{name}" + ".NAME" * (get_origin(field.annotation) is dict)
+            place = _place(path, name, field.annotation)
             yield place, block
             yield from _nested_blocks(block, place)
+
+
+def _place(path: str, name: str, annotation: Any) -> str:
+    return f"{path}.{name}" + ".NAME" * (get_origin(annotation) is dict)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -228,8 +247,6 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return f"mapping of names to {_type(arguments[1])}"
     elif get_origin(annotation) in (list, tuple):
         return f"list of {_type(arguments[0])}"
-    elif _models_in(annotation):
-        return "block"
     else:
         text = _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
     bounds = [
@@ -257,7 +274,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True, validated_data={})
-    return "see below" if isinstance(value, BaseModel) else _value(value)
+    return _value(value)
 
 
 def _value(value: Any) -> str:
@@ -278,7 +295,9 @@ def _stage_table(system: str) -> str:
         parents = ", ".join(f"`{parent}`" for parent in stage.PARENTS)
         published = getattr(stage, "PUBLISHED", "")
         needs = ", ".join(f"`{feature}`" for feature in stage.FEATURES)
-        rows.append((f"`{name}`", learns, parents or "random weights", needs, f"`{published}`" if published else ""))
+        rows.append(
+            (f"`{name}`", _capital(learns), parents or "random weights", needs, f"`{published}`" if published else "")
+        )
     return _table(("stage", "what it trains", "starts from", "features", "published weights instead"), rows)
 
 
