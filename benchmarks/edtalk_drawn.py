@@ -7,7 +7,7 @@ drawings, at 64 px and with small networks, by the mean absolute error alone. Mo
 that nothing but the learning is judged. On drawings that were not trained on, a face is drawn with its own codes, and
 with the mouth code of another person whose mouth is open where its own is closed, or closed where it is open:
 
-    mouth       how far the pixels of the mouth's area change, against all others
+    mouth       how far the pixels of the mouth's area change, against all others: the bar of stage 1, at least 10 times
     amplitude   how far they change, against the drawings themselves
 
 The picture shows: source, target, redrawn, who lends the mouth, drawn with that mouth, and how it should be.
@@ -37,7 +37,7 @@ from models.edtalk.training.image_losses import ImageLossConfig, ImageStageConfi
 from models.edtalk.training.pictures import side_by_side
 from models.training.engine.config import TrainConfig
 
-MIN_RATIO, MIN_AMPLITUDE = 3.0, 0.5
+MIN_RATIO, MIN_AMPLITUDE = 10.0, 0.5
 SHAPE = Shape(size_px=64, width=1 / 16, latent_dim=64)
 STEPS, BATCH_SIZES, LEARNING_RATES = (1200, 4000), (6, 2), (0.008, 0.005)
 NUM_DRAWINGS, NUM_JUDGED = 1000, 64

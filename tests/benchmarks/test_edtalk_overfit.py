@@ -46,12 +46,10 @@ def test_mouth_and_rest_are_means_over_their_own_landmarks() -> None:
     moves = np.full((6, 68), 0.5)
     moves[:, MOUTH] = 2.0
     row = edtalk_overfit._moves_row("EDTalk", [moves[:2], moves[2:]])
-    assert (row.figure, row.is_met) == ("4.0x", True)
+    assert (row.figure, row.is_met) == ("4.0x", None), "for information, without a bar"
     assert row.notes == "2.00 and 0.50 px of 256; 6 pairs of frames"
-    moves[:, MOUTH] = 1.49
-    assert edtalk_overfit._moves_row("EDTalk", [moves]).is_met is False
 
 
-def test_psnr_is_that_of_pictures_between_minus_one_and_one() -> None:
+def test_psnr_is_that_of_images_between_minus_one_and_one() -> None:
     still = torch.zeros(1, 3, 4, 4)
     assert edtalk_overfit._psnr_db(still + 0.2, still).item() == pytest.approx(10 * np.log10(4 / 0.04))

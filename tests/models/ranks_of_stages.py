@@ -19,8 +19,8 @@ from tests.models.small_stages import CASES, learned, make_engine
 NUM_STEPS = 2
 # What a stage does only when it is asked to.
 OPTIONS = {
-    "edtalk-reconstruction": {"mouth_weight": 1.0, "change_weight": 1.0},
-    "edtalk-mouth_pose": {"mouth_weight": 1.0, "change_weight": 1.0},
+    "edtalk-reconstruction": {"mouth_weight": 1.0},
+    "edtalk-mouth_pose": {"mouth_weight": 1.0},
 }
 
 

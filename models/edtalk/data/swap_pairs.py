@@ -1,6 +1,5 @@
 """SwapPairs: two people, each seen twice, and each with the mouth of the other."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -84,14 +83,6 @@ class SwapPairs(Dataset[dict[str, Tensor]]):
     def set_epoch(self, epoch: int) -> None:
         """Changes the random choices; running workers follow."""
         self._epoch.fill_(epoch)
-
-    def first(self, num_pairs: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Index and item, epoch by epoch from 0. Meanwhile `choose` is about the same epoch; in the end that is 0."""
-        for number in range(num_pairs):
-            epoch, index = divmod(number, len(self))
-            self.set_epoch(epoch)
-            yield index, self[index]
-        self.set_epoch(0)
 
     def clip(self, number: int) -> ClipRef:
         """The clip with that number among those that show a face."""

@@ -7,10 +7,10 @@ and SwapPairs), and the likeness of codes is a mean over the batch like every ot
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -18,12 +18,10 @@ from torch.utils.data import default_collate
 from models.data.clip_dataset import validation_set
 from models.edtalk.data.swap_pairs import SwapPairs
 from models.edtalk.networks.shape import SMALL
-from models.edtalk.training.closed_form_init import start_apart
 from models.edtalk.training.cross_reconstruction import Crossed, CrossReconstruction
 from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
-from models.edtalk.training.mouth_opening import open_as_seen
 from models.edtalk.training.pictures import side_by_side
-from models.edtalk.training.swap_losses import SwapStageConfig, change_l1, mouth_l1
+from models.edtalk.training.swap_losses import SwapStageConfig, mouth_l1
 from models.edtalk.weights.parent_state import discriminator_of, part_of
 from models.edtalk.weights.published_checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
 from models.nn.losses import psnr_db
@@ -38,10 +36,7 @@ PUBLISHED = "EDTalk_lip_pose"
 FEATURES: tuple[str, ...] = ("landmarks",)
 
 # What stays as it is.
-_FROZEN = {
-    "all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec"),
-    "decoder": ("enc", "fc", "lip_fc", "pose_fc", "direction_lipnonlip"),
-}  # fmt: skip
+_FROZEN = {"all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec")}
 
 
 class Config(SwapStageConfig):
@@ -50,27 +45,14 @@ class Config(SwapStageConfig):
 
     Attributes:
         trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
-            pose alone, as the paper says; 'all' trains the encoder too, as the released code does; 'decoder' leaves
-            codes and directions as they are, which keeps a start in closed form.
+            pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
         feature_weight: of the likeness of codes.
         has_rgb_residual: see models.edtalk.networks.generator.RgbResidual; the stages behind follow.
-        start_pairs: pairs of faces from which heads and bank start in closed form, several times the latent dimension,
-            see training.closed_form_init, and mouths open as far as they are, see training.mouth_opening;
-            0, as published, starts them at random.
     """
 
-    trained: Literal["generator", "navigation", "all", "decoder"] = "generator"
+    trained: Literal["generator", "navigation", "all"] = "generator"
     feature_weight: NonNegativeFloat = 1.0
     has_rgb_residual: bool = False
-    start_pairs: NonNegativeInt = 0
-
-    @model_validator(mode="after")
-    def _codes_start_somewhere(self) -> Self:
-        if self.trained == "decoder" and not self.start_pairs:
-            raise ValueError("trained=decoder leaves codes as they start, which is at random: set start_pairs, too")
-        if 0 < self.start_pairs < self.shape.latent_dim:
-            raise ValueError(f"start_pairs must be 0 or at least latent_dim, {self.shape.latent_dim}")
-        return self
 
 
 SMOKE = TrainConfig(
@@ -105,11 +87,7 @@ class MouthPoseLearner:
         self, config: Config, train_set: SwapPairs, val_set: SwapPairs | None, parent: Mapping[str, Tensor]
     ) -> None:
         generator = CrossReconstruction(config.shape, has_expression=False, has_rgb_residual=config.has_rgb_residual)
-        state = part_of(parent, "gen")
-        fit_state(generator, lia_to_edtalk(state), PARENT, NOT_IN_LIA)
-        if config.start_pairs:
-            start_apart(generator, state, train_set, config.start_pairs)
-            open_as_seen(generator, train_set)
+        fit_state(generator, lia_to_edtalk(part_of(parent, "gen")), PARENT, NOT_IN_LIA)
         for name in _FROZEN[config.trained]:
             generator.get_submodule(name).requires_grad_(False)
         discriminator = discriminator_of(parent, config.shape, PARENT)
@@ -124,32 +102,19 @@ class MouthPoseLearner:
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step of the generator, one of the discriminator."""
-        has_lent = self._config.change_weight > 0
-        names = ("target", "target", "swapped") if has_lent else ("target", "target")
-        truth = torch.cat([batch[name].flatten(0, 1) for name in names])
+        config, target, mouth = self._config, batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1)
         with trainer.autocast():
-            generator = trainer.module("gen")
-            drawn = cast(Crossed, generator(batch["source"], batch["target"], batch["swapped"], has_lent))
-            output = torch.cat([drawn.own, drawn.crossed, *([] if drawn.lent is None else [drawn.lent])])
+            drawn = cast(Crossed, trainer.module("gen")(batch["source"], batch["target"], batch["swapped"]))
+            output, truth = torch.cat([drawn.own, drawn.crossed]), target.repeat(2, 1, 1, 1)
             loss, parts = self._losses.generator(output, truth)
-            extra, more = self._extra(drawn, output, truth, batch)
-        trainer.update("gen", loss + extra)
-        parts |= {name: value.detach() for name, value in more.items()}
-        return parts | self._losses.train_discriminator(batch["target"].flatten(0, 1), drawn.crossed, trainer)
-
-    def _extra(self, drawn: Crossed, output: Tensor, truth: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss beside that of images; its parts."""
-        config, mouth = self._config, batch["mouth"].flatten(0, 1)
-        parts = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
-        # half: the published sum has the losses of four pictures and two pairs of codes, here means stand for both
-        loss = config.feature_weight * (parts["mouth"] + parts["pose"]) / 2
-        parts["mouth_l1"] = mouth_l1(output, truth, mouth.repeat(len(output) // len(mouth), 1, 1, 1))
-        loss = loss + config.mouth_weight * parts["mouth_l1"]
-        if drawn.lent is not None:
-            target, *_, swapped = truth.split(len(mouth))
-            parts["change_l1"] = change_l1(drawn.own - drawn.lent, target - swapped, mouth)
-            loss = loss + config.change_weight * parts["change_l1"]
-        return loss, parts
+            extra = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
+            # half: the published sum has the losses of four images and two pairs of codes, here means stand for both
+            likeness = config.feature_weight * (extra["mouth"] + extra["pose"]) / 2
+            extra["mouth_l1"] = mouth_l1(output, truth, mouth.repeat(2, 1, 1, 1))
+            likeness = likeness + config.mouth_weight * extra["mouth_l1"]
+        trainer.update("gen", loss + likeness)
+        parts |= {name: value.detach() for name, value in extra.items()}
+        return parts | self._losses.train_discriminator(target, drawn.crossed, trainer)
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1), of all and of the mouths, and PSNR, driven by the own target (`self`) and by

@@ -3,16 +3,15 @@
 EDTalk starts from LIA (Wang et al., ICLR 2022) trained further on MEAD and HDTF; here it is trained from nothing.
 
 Between two frames of a person the latent vector changes far more than by another mouth alone (with little data, twelve
-times as much), and stage 1 can only tell apart what it says. So there is a choice that is not in the publications:
-faces are also redrawn with the mouth of another one, from themselves. Then nothing but the mouth is to be told.
+times as much), and stage 1 can only separate what it encodes. An option that is not in the publications: faces are also
+redrawn from themselves with the mouth of another one, where only the mouth differs.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Self
 
 import torch
-from pydantic import NonNegativeInt, model_validator
+from pydantic import NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -25,7 +24,7 @@ from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.shape import SMALL
 from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
 from models.edtalk.training.pictures import side_by_side
-from models.edtalk.training.swap_losses import SwapStageConfig, change_l1, mouth_l1
+from models.edtalk.training.swap_losses import SwapStageConfig, mouth_l1
 from models.nn.losses import psnr_db
 from models.training.engine.config import TrainConfig
 from models.training.engine.learner import Batch, Modules, Scalars, Trainer
@@ -46,24 +45,9 @@ class Config(SwapStageConfig):
 
     Attributes:
         first_mouth_step: before it no other mouths are drawn: poses are learned first, and quicker without them.
-        first_change_step: before it `change_weight` counts for nothing, and faces with another mouth are redrawn from
-            themselves; from it on they are redrawn from the source, like the faces as they are. While mouths are not
-            learned yet, that would unlearn them.
     """
 
     first_mouth_step: NonNegativeInt = 0
-    first_change_step: NonNegativeInt = 0
-
-    @model_validator(mode="after")
-    def _changes_need_mouths(self) -> Self:
-        if self.change_weight and not self.mouth_weight:
-            raise ValueError("change_weight counts for nothing without a mouth_weight: set both")
-        return self
-
-    def phase(self, step: int) -> tuple[bool, bool]:
-        """Whether a step also learns from other mouths, and from how faces change by them."""
-        has_mouths = self.mouth_weight > 0 and step >= self.first_mouth_step
-        return has_mouths, has_mouths and self.change_weight > 0 and step >= self.first_change_step
 
 
 SMOKE = TrainConfig(
@@ -109,20 +93,15 @@ class ReconstructionLearner:
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step of the generator, one of the discriminator."""
         source, target = _poses(batch)
-        has_mouths, has_changes = self._config.phase(trainer.step)
+        has_mouths = self._config.mouth_weight > 0 and trainer.step >= self._config.first_mouth_step
         if has_mouths:
-            swapped = batch["swapped"].flatten(0, 1)
-            source, target = torch.cat([source, source if has_changes else target]), torch.cat([target, swapped])
+            source, target = torch.cat([source, target]), torch.cat([target, batch["swapped"].flatten(0, 1)])
         with trainer.autocast():
             output = trainer.module("gen")(source, target)
             loss, parts = self._losses.generator(output, target)
             if has_mouths:
-                mouth = batch["mouth"].flatten(0, 1)
-                parts["mouth_l1"] = mouth_l1(output, target, mouth.repeat(2, 1, 1, 1))
+                parts["mouth_l1"] = mouth_l1(output, target, batch["mouth"].flatten(0, 1).repeat(2, 1, 1, 1))
                 loss = loss + self._config.mouth_weight * parts["mouth_l1"]
-                if has_changes:
-                    parts["change_l1"] = change_l1(_difference(output), _difference(target), mouth)
-                    loss = loss + self._config.change_weight * parts["change_l1"]
         trainer.update("gen", loss)
         parts = {name: value.detach() for name, value in parts.items()}
         # what is pasted together is no example of a real picture
@@ -150,9 +129,3 @@ class ReconstructionLearner:
 def _poses(batch: Batch) -> tuple[Tensor, Tensor]:
     """Sources and targets [B, 3, S, S] of a batch of FramePairs, or of one of SwapPairs, whose faces come in pairs."""
     return batch["source"].flatten(0, -4), batch["target"].flatten(0, -4)
-
-
-def _difference(images: Tensor) -> Tensor:
-    """Of the two halves of a batch."""
-    own, swapped = images.chunk(2)
-    return own - swapped

@@ -17,26 +17,22 @@ class Crossed(NamedTuple):
         crossed: [2 P, 3, S, S] the same, the mouth taken from the other face that has its mouth, the pose from itself
             with the mouth of the other.
         own_codes, crossed_codes: what they were driven with.
-        lent: [2 P, 3, S, S] the same with the other's mouth: what `swapped` shows, drawn from the targets. None where
-            it was not asked for; it is not in the publication, whose losses see no picture of a mouth that was lent.
     """
 
     own: Tensor
     crossed: Tensor
     own_codes: Codes
     crossed_codes: Codes
-    lent: Tensor | None = None
 
 
 class CrossReconstruction(EDTalk):
     """An EDTalk model called in another way; parameters and names are the same."""
 
-    def forward(self, source: Tensor, target: Tensor, swapped: Tensor, has_lent: bool = False) -> Crossed:  # pyright: ignore[reportIncompatibleMethodOverride]  # several processes train through `forward` only, and EDTalk's would encode each picture twice
+    def forward(self, source: Tensor, target: Tensor, swapped: Tensor) -> Crossed:  # pyright: ignore[reportIncompatibleMethodOverride]  # several processes train through `forward` only, and EDTalk's would encode each picture twice
         """Draws what should become the targets.
 
         Args:
             source, target, swapped: [P, 2, 3, S, S] in -1..1, see models.edtalk.data.swap_pairs.SwapPairs.
-            has_lent: whether mouths are also lent.
         """
         encoded, directions = self.encode_source(source.flatten(0, 1)), self.directions()
         latents = self.encode(torch.cat([target.flatten(0, 1), swapped.flatten(0, 1)]))
@@ -44,8 +40,7 @@ class CrossReconstruction(EDTalk):
         # the mouth of A is to be seen in the picture of B that has it
         crossed = Codes(exchanged(other.mouth), other.pose)
         own_drawn, crossed_drawn = (self.render(encoded, codes, directions) for codes in (own, crossed))
-        lent = self.render(encoded, Codes(exchanged(own.mouth), own.pose), directions) if has_lent else None
-        return Crossed(own_drawn, crossed_drawn, own, crossed, lent)
+        return Crossed(own_drawn, crossed_drawn, own, crossed)
 
 
 def exchanged(rows: Tensor) -> Tensor:

@@ -14,14 +14,12 @@ class SwapStageConfig(ImageStageConfig):
 
     Attributes:
         mouth_weight: of the mean absolute error of the mouths alone; 0, as published, leaves it out.
-        change_weight: of how faces change by another mouth, see `change_l1`; 0, as published, leaves it out.
         num_candidates: frames of which the one with the most similar pose is the partner; 1 takes any frame.
         own_share: share of the pairs that are two frames of one clip, for data with few people; 0 as published.
         swap: how mouths are set into other faces.
     """
 
     mouth_weight: NonNegativeFloat = 0.0
-    change_weight: NonNegativeFloat = 0.0
     num_candidates: PositiveInt = 16
     own_share: float = Field(default=0.0, ge=0, le=1)
     swap: SwapOptions = SwapOptions()
@@ -44,16 +42,3 @@ def mouth_l1(images: Tensor, target: Tensor, mouth: Tensor) -> Tensor:
         mouth: [B, 1, S, S] how much of each pixel of the target is mouth, 0..1.
     """
     return ((images - target).abs() * mouth).sum() / (target.shape[1] * mouth.sum()).clamp_min(1)
-
-
-def change_l1(change: Tensor, expected: Tensor, mouth: Tensor) -> Tensor:
-    """Absolute error of how pictures change by another mouth: of all pixels, per pixel of mouth.
-
-    What is blurred alike in both pictures cancels out: the mouth is to move as far as it does, and the rest, whose
-    change is 0, not at all.
-
-    Args:
-        change, expected: [B, 3, S, S] one picture less the other.
-        mouth: [B, 1, S, S] how much of each pixel is mouth.
-    """
-    return (change - expected).abs().sum() / (expected.shape[1] * mouth.sum()).clamp_min(1)

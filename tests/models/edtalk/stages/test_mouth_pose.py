@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
@@ -17,7 +16,6 @@ from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose
 from models.edtalk.stages.mouth_pose import Config, MouthPoseLearner
 from models.edtalk.training.cross_reconstruction import CrossReconstruction
-from models.edtalk.training.mouth_opening import MAX_GAIN
 from models.nn.losses import logistic_discriminator_loss, logistic_generator_loss
 from models.nn.perceptual import PerceptualLoss, random_vgg
 from models.training import stages
@@ -76,8 +74,7 @@ def test_a_face_gets_its_mouth_from_the_other_picture_and_its_pose_from_its_own(
     torch.manual_seed(0)
     model = CrossReconstruction(SHAPE, has_expression=False)
     source, target, swapped = pictures()
-    drawn = model(source, target, swapped, has_lent=True)
-    assert model(source, target, swapped).lent is None
+    drawn = model(source, target, swapped)
     for pair in range(3):
         for face in range(2):
             row, other = 2 * pair + face, 1 - face
@@ -85,15 +82,12 @@ def test_a_face_gets_its_mouth_from_the_other_picture_and_its_pose_from_its_own(
             own = model.codes(model.encode(target[pair, face][None]))
             mouth = model.codes(model.encode(swapped[pair, other][None])).mouth
             pose = model.codes(model.encode(swapped[pair, face][None])).pose
-            theirs = model.codes(model.encode(target[pair, other][None])).mouth
             for codes, value in ((drawn.own_codes, own), (drawn.crossed_codes, Codes(mouth, pose))):
                 torch.testing.assert_close(codes.mouth[row], value.mouth[0], atol=1e-4, rtol=1e-4)
                 torch.testing.assert_close(codes.pose[row], value.pose[0], atol=1e-4, rtol=1e-4)
             crossed = Codes(drawn.crossed_codes.mouth[row : row + 1], drawn.crossed_codes.pose[row : row + 1])
-            for images, used in ((drawn.crossed, crossed), (drawn.lent, Codes(theirs, own.pose))):
-                latent = encoded.latent + model.motion(used, model.directions())[0]
-                redrawn = model.dec(encoded, latent)
-                assert (redrawn[0] - images[row]).abs().mean() < 1e-2 * images.std()
+            redrawn = model.dec(encoded, encoded.latent + model.motion(crossed, model.directions())[0])
+            assert (redrawn[0] - drawn.crossed[row]).abs().mean() < 1e-2 * drawn.crossed.std()
 
 
 def test_it_is_an_edtalk_with_the_same_tensors() -> None:
@@ -134,13 +128,12 @@ def test_a_parent_of_another_shape_is_one_clear_error(snapshot: Snapshot, parent
         ("all", ()),
         ("generator", ("enc.",)),
         ("navigation", ("enc.", "fc.", "dec.")),
-        ("decoder", ("enc.", "fc.", "lip_fc.", "pose_fc.", "direction_lipnonlip.")),
     ],
 )
 def test_only_what_is_to_be_trained_changes(
     snapshot: Snapshot, parent: dict[str, torch.Tensor], trained: str, frozen: tuple[str, ...]
 ) -> None:
-    learner = build(snapshot, parent, tiny(trained=trained, start_pairs=50 if trained == "decoder" else 0))
+    learner = build(snapshot, parent, tiny(trained=trained))
     found = changed(learner, tiny().train, 3)
     assert not [key for key in found if key.startswith(frozen)] or not frozen
     alive = {
@@ -149,35 +142,28 @@ def test_only_what_is_to_be_trained_changes(
         if not (frozen and key.startswith(frozen)) and ".noise." not in key and "to_rgb1" not in key
     }
     assert found == alive
-    assert ({"lip_fc.0.weight", "pose_fc.2.bias", "direction_lipnonlip.weight"} <= found) == (trained != "decoder")
+    assert {"lip_fc.0.weight", "pose_fc.2.bias", "direction_lipnonlip.weight"} <= found
 
 
-@pytest.mark.parametrize("change_weight", [0.0, 2.0])
 def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
-    snapshot: Snapshot, parent: dict[str, torch.Tensor], change_weight: float
+    snapshot: Snapshot, parent: dict[str, torch.Tensor]
 ) -> None:
-    """Written out picture by picture as published, but with means over the batch, and with that of mouths.
-
-    A weight of changes adds two pictures, each face with the mouth of the other.
-    """
-    config = tiny(feature_weight=3.0, mouth_weight=5.0, change_weight=change_weight)
+    """Written out image by image as published, but with means over the batch, and with that of mouths."""
+    config = tiny(feature_weight=3.0, mouth_weight=5.0)
     learner = build(snapshot, parent, config)
     source, target, swapped = pictures(2)
     mouth = torch.zeros(2, 2, 1, 32, 32)
     mouth[..., 20:28, 10:22], mouth[1, 1, :, 28, 10:22] = 1.0, 0.5
-    drawn = learner.modules["gen"](source, target, swapped, has_lent=change_weight > 0)
+    drawn = learner.modules["gen"](source, target, swapped)
     dis, vgg = learner.modules["dis"], PerceptualLoss(random_vgg(width=1 / 16))
-    pictures_of = [(drawn.own, target), (drawn.crossed, target), (drawn.lent, swapped)][: 3 if change_weight else 2]
     total = torch.zeros(())
-    for images, truth in pictures_of:
+    for images in (drawn.own, drawn.crossed):
         for face in range(2):
-            total = total + vgg(images[face::2], truth[:, face]) + functional.l1_loss(images[face::2], truth[:, face])
-        errors = (images.unflatten(0, (2, 2)) - truth).abs().mean(2, keepdim=True)
+            truth = target[:, face]
+            total = total + vgg(images[face::2], truth) + functional.l1_loss(images[face::2], truth)
+        errors = (images.unflatten(0, (2, 2)) - target).abs().mean(2, keepdim=True)
         total = total + 2 * 5.0 * torch.sum(errors * mouth) / mouth.sum() + 2 * logistic_generator_loss(dis(images))
-    total = total / (2 * len(pictures_of))
-    if change_weight:
-        change = (drawn.own - drawn.lent).unflatten(0, (2, 2)) - (target - swapped)
-        total = total + change_weight * change.abs().mean(2).sum() / mouth.sum()
+    total = total / 4
     for name in ("mouth", "pose"):
         own, crossed = getattr(drawn.own_codes, name), getattr(drawn.crossed_codes, name)
         for face in range(2):
@@ -218,42 +204,8 @@ def test_the_weight_of_codes_does_not_depend_on_the_batch(snapshot: Snapshot, pa
 def test_it_works_in_mixed_precision_and_resumes_exactly(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     half = TrainConfig(max_steps=1, batch_size=2, precision="bf16")
     assert changed(build(snapshot, parent, tiny(train=half)), half, 1)
-    for settings in ({}, {"change_weight": 1.0, "start_pairs": 50}):
-        config = tiny(3, **settings)
-        assert resumes_exactly(lambda used=config: build(snapshot, parent, used), config.train, 2)
-
-
-def test_a_closed_form_start_sets_heads_and_bank_alone(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
-    random, started = (
-        build(snapshot, parent, tiny(start_pairs=count)).modules["gen"].state_dict() for count in (0, 50)
-    )
-    differ = {key.partition(".")[0] for key, value in random.items() if not torch.equal(value, started[key])}
-    assert differ == {"lip_fc", "pose_fc", "direction_lipnonlip"}
-
-
-@torch.no_grad()
-def test_a_closed_form_start_opens_mouths_as_far_as_they_are(
-    snapshot: Snapshot, parent: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stretch itself has tests of its own: here, that the stage does it to what it trains."""
-    stretched = build(snapshot, parent, tiny(start_pairs=50)).modules["gen"].state_dict()
-    monkeypatch.setattr(mouth_pose, "open_as_seen", lambda model, pairs: 1.0)
-    plain = build(snapshot, parent, tiny(start_pairs=50)).modules["gen"].state_dict()
-    ratio = stretched["lip_fc.2.weight"].norm() / plain["lip_fc.2.weight"].norm()
-    assert 1.1 < ratio <= MAX_GAIN + 1e-3
-    torch.testing.assert_close(stretched["lip_fc.2.weight"], ratio * plain["lip_fc.2.weight"], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"trained": "decoder"}, "set start_pairs, too"),
-        ({"start_pairs": 20}, "start_pairs must be 0 or at least latent_dim, 48"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        tiny(**settings)
+    config = tiny(3)
+    assert resumes_exactly(lambda: build(snapshot, parent, config), config.train, 2)
 
 
 def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
