@@ -208,7 +208,7 @@ def _drawn(model: EDTalk, case: Case, device: str) -> tuple[Tensor, Tensor]:
     """[3, S, S] each: the target by its own codes, and with the mouth code of the lender."""
     images = [face.image()[None].to(device) for face in (case.target, case.lender)]
     own, lent = (model.codes(model.encode(image)) for image in images)
-    source = model.encode_source(case.source.image()[None].to(device))
+    source = model.encode_identity(case.source.image()[None].to(device))
     drawn = [model.render(source, codes) for codes in (own, Codes(lent.mouth, own.pose))]
     return drawn[0][0].clamp(-1, 1).cpu(), drawn[1][0].clamp(-1, 1).cpu()
 

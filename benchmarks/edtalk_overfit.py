@@ -183,7 +183,7 @@ class Judge:
     @torch.no_grad()
     def draw(self, reference: Tensor, mouths: Tensor, poses: Tensor) -> Tensor:
         """[K, 3, S, S] the reference [3, S, S] with mouths and poses of images [K, 3, S, S]."""
-        encoded, directions = self._model.encode_source(reference[None]), self._model.directions()
+        encoded, directions = self._model.encode_identity(reference[None]), self._model.directions()
         parts = []
         for mouth, pose in zip(mouths.split(32), poses.split(32), strict=True):
             codes = [self._model.codes(self._model.encode(images)) for images in (mouth, pose)]

@@ -22,7 +22,7 @@ from models.edtalk.inference.tracks import (
     smooth,
 )
 from models.edtalk.networks.audio2lip import Audio2Lip
-from models.edtalk.networks.expression_predictor import ExpressionPredictor, mood_of
+from models.edtalk.networks.expression_predictor import ExpressionPredictor, emotion_vector
 from models.edtalk.networks.navigation import Codes
 from models.edtalk.weights import find
 from models.edtalk.weights.find import Weights, find_weights
@@ -183,7 +183,7 @@ def _mood(name: str, network: ExpressionPredictor) -> Tensor:
     if emotion < 0 or not network.num_clips[emotion]:
         known = ", ".join(EMOTIONS[index] for index in network.num_clips.nonzero().flatten().tolist())
         raise ConfigError(f"no expression {name!r}: the network for expressions was trained on {known or 'none'}")
-    return mood_of(torch.tensor(emotion), torch.tensor(1.0))[None]
+    return emotion_vector(torch.tensor(emotion), torch.tensor(1.0))[None]
 
 
 def _is_generated(given: str) -> bool:

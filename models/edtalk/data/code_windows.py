@@ -139,7 +139,7 @@ class Windows(NamedTuple):
     val: CodeWindows | None
 
 
-def spoken_windows(
+def audio_windows(
     generator: EDTalk, snapshot: Snapshot, kinds: tuple[Kind, ...], num_frames: int, min_frames: int, train: TrainConfig
 ) -> Windows:
     """Windows of the codes that a generator finds in all clips with a sound of their own.

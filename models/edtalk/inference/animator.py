@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.expression_block import ExpressionBlock
-from models.edtalk.networks.generator import Source
+from models.edtalk.networks.generator import IdentityFeatures
 from models.edtalk.networks.navigation import Codes
 from models.training.runs.environment import reuse_large_blocks
 from storage.errors import ConfigError, WeightsError
@@ -132,7 +132,7 @@ class Animator:
             yield from self._pictures(encoded, _driven(tracks, own, start, len(batch)))
             start += len(batch)
 
-    def render(self, source: Source, codes: Codes) -> Tensor:
+    def render(self, source: IdentityFeatures, codes: Codes) -> Tensor:
         """[B, 3, S, S] float32, not clamped: the model's `render` with directions that were made once.
 
         Args:
@@ -144,20 +144,20 @@ class Animator:
         with self._autocast():
             return self.model.dec(source, source.latent + motion, None if is_adapted else condition)
 
-    def with_expression(self, source: Source, expression: Tensor) -> Source:
+    def with_expression(self, source: IdentityFeatures, expression: Tensor) -> IdentityFeatures:
         """The source as the expression blocks change it for one expression [1, 10], which then costs no more."""
         first = self.model.shape.num_mouth + self.model.shape.num_pose
         condition = expression @ self._directions[:, first:].T
         triples = zip(self.model.dec.fineadainresblock, source.features, source.prepared, strict=True)
         with self._autocast():
             adapted = tuple(cast(ExpressionBlock, block)(x, ready, condition) for block, x, ready in triples)
-        return Source(source.latent, adapted)
+        return IdentityFeatures(source.latent, adapted)
 
     # Codes are float32 under autocast, too: rounded to 8 bits they would make a face tremble.
 
-    def _source(self, pictures: Sequence[Picture]) -> tuple[Source, Codes]:
+    def _source(self, pictures: Sequence[Picture]) -> tuple[IdentityFeatures, Codes]:
         with self._autocast():
-            encoded = self.model.encode_source(self._images(pictures))
+            encoded = self.model.encode_identity(self._images(pictures))
         return encoded, self.model.codes(encoded.latent.float())
 
     @torch.inference_mode()
@@ -176,7 +176,7 @@ class Animator:
         return functional.interpolate(images, (self.size_px, self.size_px), mode="bilinear", antialias=True)
 
     @torch.inference_mode()
-    def _pictures(self, source: Source, codes: Codes) -> NDArray[np.uint8]:
+    def _pictures(self, source: IdentityFeatures, codes: Codes) -> NDArray[np.uint8]:
         """[B, S, S, 3]: -1 is 0 and 1 is 255 in every picture of every video; what lies beyond is cut off."""
         images = self.render(source, codes).float()
         if images.isfinite().logical_not().any().cpu():

@@ -66,7 +66,7 @@ def expression_codes(
     Args:
         network: in eval mode.
         num_frames: N.
-        mood: [8], or [N, 8] to change over time, see expression_predictor.mood_of; None is left to the sound.
+        mood: [8], or [N, 8] to change over time, see expression_predictor.emotion_vector; None is left to the sound.
         mel: as of `mouth_codes`; None leaves it to the mood.
 
     Raises:
@@ -77,9 +77,9 @@ def expression_codes(
     if mel is not None:
         context = network.speech.num_context_frames
         speech = encode_in_chunks(network.speech, mel, num_frames, context, device)[None].to(device)
-        codes = network.heard(speech) if moods is None else network.both(moods, speech)
+        codes = network.from_audio(speech) if moods is None else network.both(moods, speech)
     elif moods is not None:
-        codes = network.felt(moods)
+        codes = network.from_emotion(moods)
     else:
         raise ValueError("an expression needs a mood or a sound")
     return codes[0].cpu()

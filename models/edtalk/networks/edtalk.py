@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.edtalk.networks.encoder import Encoder
-from models.edtalk.networks.generator import Generator, Source
+from models.edtalk.networks.generator import Generator, IdentityFeatures
 from models.edtalk.networks.navigation import Bank, Codes, linear_head, orthonormal
 from models.edtalk.networks.shape import Shape
 from models.nn.stylegan import no_autocast
@@ -13,7 +13,7 @@ from models.nn.stylegan import no_autocast
 class EDTalk(nn.Module):
     """Images and codes to images.
 
-        source = model.encode_source(image)                  # once per source
+        source = model.encode_identity(image)                  # once per source
         directions = model.directions()                      # once per model
         codes = model.codes(model.encode(frames))
         video = model.render(source, codes, directions)
@@ -49,15 +49,15 @@ class EDTalk(nn.Module):
             [B, 3, S, S] images and the codes of the targets, which they were driven with.
         """
         codes = self.codes(self.encode(target))
-        return self.render(self.encode_source(source), codes), codes
+        return self.render(self.encode_identity(source), codes), codes
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, D] latents."""
         return self.enc(images)[0]
 
-    def encode_source(self, images: Tensor) -> Source:
+    def encode_identity(self, images: Tensor) -> IdentityFeatures:
         """[B, 3, S, S] -> all that rendering needs of the sources; B is 1 to drive one with many frames."""
-        return self.dec.prepare(Source(*self.enc(images)))
+        return self.dec.prepare(IdentityFeatures(*self.enc(images)))
 
     def codes(self, latent: Tensor) -> Codes:
         """[B, D] latents -> the codes of every bank."""
@@ -83,7 +83,7 @@ class EDTalk(nn.Module):
             expression = codes.expression.float() @ directions[:, num_plain:].T
             return plain + expression, expression
 
-    def render(self, source: Source, codes: Codes, directions: Tensor | None = None) -> Tensor:
+    def render(self, source: IdentityFeatures, codes: Codes, directions: Tensor | None = None) -> Tensor:
         """[B, 3, S, S] float32 images about -1..1, not clamped, of one source or B sources driven by B codes."""
         motion, expression = self.motion(codes, self.directions() if directions is None else directions)
         return self.dec(source, source.latent + motion, expression)

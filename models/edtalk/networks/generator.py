@@ -16,7 +16,7 @@ from models.nn.stylegan import EqualConv2d, StyledConv, Upsample, conv_layer, no
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class IdentityFeatures:
     """An encoded source image; B is 1 to drive one image with many frames.
 
     Attributes:
@@ -101,14 +101,14 @@ class Generator(nn.Module):
             self.rgb_residuals = nn.ModuleList(RgbResidual(n) for n in channels)
         self.has_expression, self.has_rgb_residual = has_expression, has_rgb_residual
 
-    def prepare(self, source: Source) -> Source:
+    def prepare(self, source: IdentityFeatures) -> IdentityFeatures:
         """The source with what its expression blocks need of it; compute it once and render many frames."""
         if not self.has_expression:
             return source
         pairs = zip(self._expression_blocks(), source.features, strict=True)
         return replace(source, prepared=tuple(block.prepare(features) for block, features in pairs))
 
-    def forward(self, source: Source, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, source: IdentityFeatures, latent: Tensor, condition: Tensor | None = None) -> Tensor:
         """Renders frames.
 
         Args:
@@ -129,7 +129,7 @@ class Generator(nn.Module):
                 rgb = rgb + self.rgb_residuals[level](x)
         return cast(Tensor, rgb)
 
-    def _adapted(self, source: Source, condition: Tensor | None) -> list[Tensor]:
+    def _adapted(self, source: IdentityFeatures, condition: Tensor | None) -> list[Tensor]:
         """The source's features, through the expression blocks when there are any."""
         if not self.has_expression or condition is None:
             return list(source.features)

@@ -6,7 +6,7 @@ Wang et al., "Latent Image Animator", ICLR 2022.
 from torch import Tensor, nn
 
 from models.edtalk.networks.encoder import Encoder
-from models.edtalk.networks.generator import Generator, Source
+from models.edtalk.networks.generator import Generator, IdentityFeatures
 from models.edtalk.networks.navigation import Bank, linear_head, orthonormal
 from models.edtalk.networks.shape import Shape
 from models.nn.stylegan import no_autocast
@@ -45,13 +45,13 @@ class Lia(nn.Module):
 
     def forward(self, source: Tensor, driving: Tensor) -> Tensor:
         """Source and driving images [B, 3, S, S] in -1..1 -> [B, 3, S, S] float32 about -1..1, not clamped."""
-        return self.render(Source(*self.enc(source)), self.enc(driving)[0], self.directions())
+        return self.render(IdentityFeatures(*self.enc(source)), self.enc(driving)[0], self.directions())
 
     def directions(self) -> Tensor:
         """[D, 20] float32 orthonormal."""
         return orthonormal(self.dec.direction)
 
-    def render(self, source: Source, driving: Tensor, directions: Tensor) -> Tensor:
+    def render(self, source: IdentityFeatures, driving: Tensor, directions: Tensor) -> Tensor:
         """As `forward`, from an encoded source, latents [B, D] of the driving images and `directions()`."""
         with no_autocast(driving):
             motion = self.enc.fc(driving.float()) @ directions.T

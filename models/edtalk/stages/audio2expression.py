@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 
 from models.data.collate import PadCollate
 from models.data.landmark_motion import masked_squares
-from models.edtalk.data.code_windows import Windows, code_scale, spoken_windows
+from models.edtalk.data.code_windows import Windows, audio_windows, code_scale
 from models.edtalk.networks.expression_predictor import (
     ExpressionPredictor,
     Expressions,
+    emotion_table,
+    emotion_vector,
     intensity_of,
-    mood_of,
-    mood_table,
 )
 from models.edtalk.networks.shape import SMALL, Shape
 from models.edtalk.networks.speech_encoder import SpeechSize
@@ -83,9 +83,9 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
     generator = edtalk_of(parents[PARENT], config.shape, PARENT)
     if not generator.has_expression:
         raise ConfigError(f"the model of stage {PARENT!r} has no expression bank; train that stage again")
-    windows = spoken_windows(generator, snapshot, ("expression",), config.num_frames, MIN_FRAMES, config.train)
+    windows = audio_windows(generator, snapshot, ("expression",), config.num_frames, MIN_FRAMES, config.train)
     train = windows.train
-    table = mood_table(train.codes, train.labels("emotion"), train.labels("level"))
+    table = emotion_table(train.codes, train.labels("emotion"), train.labels("level"))
     network = ExpressionPredictor(code_scale(train.codes), config.speech, table)
     return Audio2ExpressionLearner(config, network, windows)
 
@@ -106,7 +106,7 @@ class Audio2ExpressionLearner:
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step; the mean squared errors of the codes by the sound (`heard`) and by emotion and sound (`both`)."""
         with trainer.autocast():
-            output: Expressions = trainer.module("expression")(moods_of(batch), batch["mel"], batch["inside"])
+            output: Expressions = trainer.module("expression")(emotion_vectors(batch), batch["mel"], batch["inside"])
         terms = squares_of(output, batch)
         loss = sum(squares + self._change_weight * changes for squares, changes in terms.values())
         trainer.update("expression", cast(Tensor, loss))
@@ -119,27 +119,33 @@ class Audio2ExpressionLearner:
         `felt` is the neutral expression.
         """
         network, inside = _network(modules), batch["inside"]
-        output = network(moods_of(batch), batch["mel"], inside)
-        outputs = output._asdict() | {"still": network.scale.mean.expand_as(batch["codes"])}
+        output = network(emotion_vectors(batch), batch["mel"], inside)
+        outputs = {
+            "felt": output.from_emotion, "heard": output.from_audio, "both": output.both,
+            "still": network.scale.mean.expand_as(batch["codes"]),
+        }  # fmt: skip
         return {name: masked_squares(codes, batch["codes"], inside)[0] for name, codes in outputs.items()}
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
         """Curves of the true codes, and of those by emotion and sound."""
-        output = _network(modules)(moods_of(batch), batch["mel"], batch["inside"])
+        output = _network(modules)(emotion_vectors(batch), batch["mel"], batch["inside"])
         return code_curves(batch["codes"], output.both, batch["inside"])
 
 
-def moods_of(batch: Batch) -> Tensor:
-    """[B, K, 8] the clips' moods, the same in all frames."""
-    mood = mood_of(batch["emotion"], intensity_of(batch["level"]))
-    return mood[:, None].expand(-1, batch["codes"].shape[1], -1)
+def emotion_vectors(batch: Batch) -> Tensor:
+    """[B, K, 8] the clips' emotion vectors, the same in all frames."""
+    vectors = emotion_vector(batch["emotion"], intensity_of(batch["level"]))
+    return vectors[:, None].expand(-1, batch["codes"].shape[1], -1)
 
 
 def squares_of(output: Expressions, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Squared error of the codes and of their changes; the sound alone has to answer for clips of unknown emotion."""
+    """Squared error of the codes and of their changes; clips of unknown emotion count for the audio alone."""
     inside = batch["inside"]
-    counted = {"heard": inside, "both": inside & (batch["emotion"] >= 0)[:, None]}
-    return {name: masked_squares(getattr(output, name), batch["codes"], mask) for name, mask in counted.items()}
+    counted = {
+        "heard": (output.from_audio, inside),
+        "both": (output.both, inside & (batch["emotion"] >= 0)[:, None]),
+    }
+    return {name: masked_squares(codes, batch["codes"], mask) for name, (codes, mask) in counted.items()}
 
 
 def _network(modules: Modules) -> ExpressionPredictor:

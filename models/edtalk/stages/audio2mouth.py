@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from models.data.collate import PadCollate
 from models.data.landmark_motion import masked_squares
-from models.edtalk.data.code_windows import Windows, code_scale, spoken_windows
+from models.edtalk.data.code_windows import Windows, audio_windows, code_scale
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.shape import SMALL, Shape
 from models.edtalk.networks.speech_encoder import SpeechSize
@@ -123,7 +123,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
         WeightsError: weights that the config asks for are missing, or the parent has another shape.
     """
     generator = edtalk_of(parents[PARENT], config.shape, PARENT).requires_grad_(False).eval()
-    windows = spoken_windows(generator, snapshot, ("mouth", "pose"), config.num_frames, NUM_FRAMES, config.train)
+    windows = audio_windows(generator, snapshot, ("mouth", "pose"), config.num_frames, NUM_FRAMES, config.train)
     network = _network(config, windows)
     return Audio2MouthLearner(config, network, generator, windows, snapshot, parents[PARENT])
 

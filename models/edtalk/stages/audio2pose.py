@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from models.data.collate import PadCollate
 from models.data.landmark_motion import decayed_rate, masked_mean
-from models.edtalk.data.code_windows import Windows, spoken_windows
+from models.edtalk.data.code_windows import Windows, audio_windows
 from models.edtalk.networks.pose_flow import PoseFlow, PoseFlowSize, pose_noise, pose_statistics
 from models.edtalk.networks.shape import SMALL, Shape
 from models.edtalk.networks.speech_encoder import SpeechSize
@@ -76,7 +76,7 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
         WeightsError: the parent has another shape.
     """
     generator = edtalk_of(parents[PARENT], config.shape, PARENT)
-    windows = spoken_windows(generator, snapshot, ("pose",), config.num_frames, MIN_FRAMES, config.train)
+    windows = audio_windows(generator, snapshot, ("pose",), config.num_frames, MIN_FRAMES, config.train)
     return Audio2PoseLearner(config, windows)
 
 

@@ -170,7 +170,7 @@ def drawn_ways(modules: Modules, batch: Batch) -> dict[str, Tensor]:
     expression's set to zero, '_mouth_pose' without its bank, head and blocks.
     """
     model = cast(EDTalk, modules["gen"])
-    source, directions = model.encode_source(batch["source"]), model.directions()
+    source, directions = model.encode_identity(batch["source"]), model.directions()
     codes = model.codes(model.encode(batch["target"]))
     plain = Codes(codes.mouth, codes.pose)
     images = {

@@ -34,7 +34,7 @@ class CrossReconstruction(EDTalk):
         Args:
             source, target, swapped: [P, 2, 3, S, S] in -1..1, see models.edtalk.data.swap_pairs.SwapPairs.
         """
-        encoded, directions = self.encode_source(source.flatten(0, 1)), self.directions()
+        encoded, directions = self.encode_identity(source.flatten(0, 1)), self.directions()
         latents = self.encode(torch.cat([target.flatten(0, 1), swapped.flatten(0, 1)]))
         own, other = (self.codes(half) for half in latents.chunk(2))
         # the mouth of A is to be seen in the picture of B that has it

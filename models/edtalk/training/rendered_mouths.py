@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models.edtalk.networks.edtalk import EDTalk
-from models.edtalk.networks.generator import Source
+from models.edtalk.networks.generator import IdentityFeatures
 from models.edtalk.networks.navigation import Codes
 from models.edtalk.networks.syncnet import NUM_FRAMES
 from models.edtalk.training.image_losses import ImageLosses
@@ -25,16 +25,16 @@ def render_mouths(generator: EDTalk, batch: Batch, mouth: Tensor) -> Tensor:
     poses = batch["codes"][..., generator.shape.num_mouth :]
     codes = Codes(mouth[rows, five].flatten(0, 1), poses[rows, five].flatten(0, 1))
     with torch.no_grad():
-        source = generator.encode_source(batch["source"])
+        source = generator.encode_identity(batch["source"])
     return generator.render(_repeated(source, NUM_FRAMES), codes)
 
 
-def _repeated(source: Source, count: int) -> Source:
+def _repeated(source: IdentityFeatures, count: int) -> IdentityFeatures:
     """Each source `count` times."""
     features, prepared = (
         tuple(part.repeat_interleave(count, dim=0) for part in parts) for parts in (source.features, source.prepared)
     )
-    return Source(source.latent.repeat_interleave(count, dim=0), features, prepared)
+    return IdentityFeatures(source.latent.repeat_interleave(count, dim=0), features, prepared)
 
 
 class MouthLosses:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.edtalk.networks.edtalk import EDTalk
-from models.edtalk.networks.expression_predictor import ExpressionPredictor, MoodTable
+from models.edtalk.networks.expression_predictor import EmotionTable, ExpressionPredictor
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.pose_flow import PoseFlow, PoseFlowSize, PoseStatistics
 from models.edtalk.networks.shape import Shape
@@ -72,7 +72,7 @@ def pose_network() -> PoseFlow:
 def expression_network() -> ExpressionPredictor:
     """Trained, it says, on angry and happy clips."""
     counts = torch.tensor([3, 0, 0, 0, 5, 0, 0, 0])
-    table = MoodTable(torch.ones(10), torch.randn(8, 10) * (counts > 0)[:, None], counts)
+    table = EmotionTable(torch.ones(10), torch.randn(8, 10) * (counts > 0)[:, None], counts)
     network = ExpressionPredictor(Standardiser(torch.ones(10), torch.full((10,), 2.0)), SPEECH, table)
     nn.init.normal_(network.leave.weight)
     return network

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions
 from models.edtalk.data import code_windows
-from models.edtalk.data.code_windows import MEL, CodeWindows, code_scale, spoken_windows
+from models.edtalk.data.code_windows import MEL, CodeWindows, audio_windows, code_scale
 from models.edtalk.data.images import image_of
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.shape import Shape
@@ -229,7 +229,7 @@ def test_clips_without_sound_and_short_ones_are_left_out(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch, without_sound(patch, is_silent):
         snapshot = build_store(tmp_path / "store", 3, 3, (12, 14, 20))
-    windows = spoken_windows(generator(), snapshot, ("pose", "mouth"), 10, 13, TRAIN)
+    windows = audio_windows(generator(), snapshot, ("pose", "mouth"), 10, 13, TRAIN)
     assert windows.val is None, "S001 is the only one of 'val'"
     names = [windows.train.clip(index).name for index in range(len(windows.train))]
     assert len(names) == 1
@@ -246,7 +246,7 @@ def test_clips_without_sound_and_short_ones_are_left_out(tmp_path: Path, monkeyp
 
 def test_codes_of_frames_without_a_face_are_missing(tmp_path: Path) -> None:
     snapshot = build_rich_store(tmp_path / "store")
-    windows = spoken_windows(generator(), snapshot, ("mouth", "pose"), 20, 5, TRAIN).train
+    windows = audio_windows(generator(), snapshot, ("mouth", "pose"), 20, 5, TRAIN).train
     names, num_missing = [windows.clip(index).name for index in range(len(windows))], 0
     assert FACELESS in {clip.name for clip in snapshot.clips("train")} - set(names)
     for index, codes in enumerate(windows.codes):
@@ -263,14 +263,14 @@ def test_codes_of_frames_without_a_face_are_missing(tmp_path: Path) -> None:
 
 def test_a_val_split_without_faces_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = build_store(tmp_path / "store", 3, 1, (12,))
-    assert spoken_windows(generator(), snapshot, ("mouth",), 10, 5, TRAIN).val is not None
+    assert audio_windows(generator(), snapshot, ("mouth",), 10, 5, TRAIN).val is not None
     people = {row["clip"]: row["subject"] for row in snapshot.rows()}
 
     def known(snapshot: Snapshot, clips: list[ClipRef]) -> list[np.ndarray]:
         return [np.full(clip.num_frames, people[clip.clip] != "S001") for clip in clips]
 
     monkeypatch.setattr(code_windows, "known_faces", known)
-    windows = spoken_windows(generator(), snapshot, ("mouth",), 10, 5, TRAIN)
+    windows = audio_windows(generator(), snapshot, ("mouth",), 10, 5, TRAIN)
     assert (len(windows.train), windows.val) == (1, None)
 
 
@@ -278,16 +278,16 @@ def test_nothing_to_learn_from_is_one_clear_error(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch, without_sound(patch, lambda take: True):
         silent = build_store(tmp_path / "silent", 1, 1, (12,))
     with pytest.raises(ConfigError, match="no clip fits"):
-        spoken_windows(generator(), silent, ("mouth",), 10, 2, TRAIN)
+        audio_windows(generator(), silent, ("mouth",), 10, 2, TRAIN)
     with monkeypatch.context() as patch:
         patch.setattr(synthetic_store, "EXTRACTORS", ("landmarks", "quality"))
         deaf = build_store(tmp_path / "deaf", 1, 1, (12,), thresholds={})
     with pytest.raises(ConfigError, match="no field 'mel'"):
-        spoken_windows(generator(), deaf, ("mouth",), 10, 2, TRAIN)
+        audio_windows(generator(), deaf, ("mouth",), 10, 2, TRAIN)
 
 
 def test_the_filter_is_that_of_the_clip_table(snapshot: Snapshot) -> None:
-    windows = spoken_windows(generator(), snapshot, ("mouth",), 10, 13, TRAIN)
+    windows = audio_windows(generator(), snapshot, ("mouth",), 10, 13, TRAIN)
     where = ClipFilter(has_audio=True, min_frames=13)
     for split, own in (("train", windows.train), ("val", windows.val)):
         assert own is not None

@@ -146,7 +146,7 @@ def test_frames_are_those_of_the_models_own_rendering() -> None:
     assert tracks.pose is not None
     with torch.no_grad():
         codes = Codes(tracks.mouth, tracks.pose, tracks.expression)
-        expected = levels(model.render(model.encode_source(images_of(portrait)), codes))
+        expected = levels(model.render(model.encode_identity(images_of(portrait)), codes))
     assert expected.std() > 20
     assert distance(list(Animator(model, batch_size=2).animate(portrait[0], tracks, 5)), expected) <= 1
 

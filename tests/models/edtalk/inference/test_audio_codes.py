@@ -8,7 +8,7 @@ from models.edtalk.inference import audio_codes
 from models.edtalk.inference.audio_codes import expression_codes, mouth_codes, pose_codes
 from models.edtalk.networks import speech_encoder
 from models.edtalk.networks.audio2lip import Audio2Lip
-from models.edtalk.networks.expression_predictor import ExpressionPredictor, MoodTable
+from models.edtalk.networks.expression_predictor import EmotionTable, ExpressionPredictor
 from models.edtalk.networks.pose_flow import PoseFlow, PoseFlowSize, PoseStatistics
 from models.edtalk.networks.speech_encoder import SpeechSize, frame_windows
 from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
@@ -97,7 +97,7 @@ def test_no_temperature_means_no_chance(mel: np.ndarray) -> None:
 
 def test_expressions_of_a_mood_of_sound_and_of_both(mel: np.ndarray) -> None:
     torch.manual_seed(0)
-    table = MoodTable(torch.randn(10), torch.randn(8, 10), torch.ones(8, dtype=torch.int64))
+    table = EmotionTable(torch.randn(10), torch.randn(8, 10), torch.ones(8, dtype=torch.int64))
     network = ExpressionPredictor(scale(10), SIZE, table).eval()
     torch.nn.init.normal_(network.leave.weight)
     mood = torch.rand(8)
@@ -112,7 +112,7 @@ def test_expressions_of_a_mood_of_sound_and_of_both(mel: np.ndarray) -> None:
     heard, both = expression_codes(network, NUM_FRAMES, mel=mel), expression_codes(network, NUM_FRAMES, rising, mel)
     with torch.no_grad():
         expected = network(rising[None], frame_windows(mel, 0, NUM_FRAMES)[None])
-    torch.testing.assert_close(heard, expected.heard[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(heard, expected.from_audio[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(both, expected.both[0], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="a mood or a sound"):
         expression_codes(network, NUM_FRAMES)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.edtalk.networks.edtalk import EDTalk
-from models.edtalk.networks.generator import Source
+from models.edtalk.networks.generator import IdentityFeatures
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.navigation import Codes
 from models.edtalk.networks.shape import Shape
@@ -41,7 +41,7 @@ def some(codes: Codes, index: int) -> Codes:
 
 def test_one_source_encoded_once_is_driven_by_a_batch() -> None:
     model, source, frames = calm(EDTalk(SMALL)), images(1), images(3)
-    encoded, directions = model.encode_source(source), model.directions()
+    encoded, directions = model.encode_identity(source), model.directions()
     codes = model.codes(model.encode(frames))
     together = model.render(encoded, codes, directions)
     assert together.shape == (3, 3, 32, 32)
@@ -65,7 +65,7 @@ def test_the_latent_is_the_sources_plus_the_weighted_directions() -> None:
 def test_driving_is_absolute() -> None:
     """The published rule: what the first driving frame shows does not matter, so the source's own codes are not added."""
     model, source = EDTalk(SMALL).eval(), images(1)
-    encoded = model.encode_source(source)
+    encoded = model.encode_identity(source)
     zero = Codes(torch.zeros(1, 20), torch.zeros(1, 6), torch.zeros(1, 10))
     plain = model.dec(encoded, encoded.latent, torch.zeros(1, 48))
     torch.testing.assert_close(model.render(encoded, zero), plain)
@@ -78,31 +78,31 @@ def test_each_part_follows_its_own_codes() -> None:
     own = model.codes(model.encode(source))
     for name in ("mouth", "pose", "expression"):
         torch.testing.assert_close(getattr(codes, name), getattr(model.codes(model.encode(target)), name))
-        other = model.render(model.encode_source(source), replace(codes, **{name: getattr(own, name)}))
+        other = model.render(model.encode_identity(source), replace(codes, **{name: getattr(own, name)}))
         assert not torch.allclose(other, image, atol=1e-5), f"{name} is that of the target"
 
 
 def test_the_expression_changes_the_picture_in_two_ways() -> None:
     model = EDTalk(SMALL).eval()
-    encoded, latent = model.encode_source(images(1)), torch.randn(1, 48)
+    encoded, latent = model.encode_identity(images(1)), torch.randn(1, 48)
     calm, angry = (model.dec(encoded, latent, condition) for condition in (torch.zeros(1, 48), torch.randn(1, 48)))
     assert not torch.allclose(calm, angry), "the blocks see the condition though the latent is the same"
 
 
 def test_dead_parameters_change_no_pixel() -> None:
     model, source, frames = EDTalk(SMALL).eval(), images(1), images(2)
-    before = model.render(model.encode_source(source), model.codes(model.encode(frames)))
+    before = model.render(model.encode_identity(source), model.codes(model.encode(frames)))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             nn.init.normal_(parameter, std=10) if parameter.ndim > 1 else nn.init.ones_(parameter)
             assert name.startswith("dec.")
-    assert torch.equal(model.render(model.encode_source(source), model.codes(model.encode(frames))), before)
+    assert torch.equal(model.render(model.encode_identity(source), model.codes(model.encode(frames))), before)
 
 
 def test_colours_come_from_warped_source_features_only() -> None:
     """With features of zeros nothing is left but the biases, whatever the generator's own features are."""
     model = EDTalk(SMALL, has_expression=False).eval()
-    encoded = model.encode_source(images(1))
+    encoded = model.encode_identity(images(1))
     empty = replace(encoded, features=tuple(torch.zeros_like(feature) for feature in encoded.features))
     for to_rgb in model.dec.to_rgbs:
         nn.init.zeros_(to_rgb.bias)
@@ -111,7 +111,7 @@ def test_colours_come_from_warped_source_features_only() -> None:
 
 def test_colours_are_summed_over_scales() -> None:
     model = EDTalk(SMALL, has_expression=False).eval()
-    encoded = model.encode_source(images(1))
+    encoded = model.encode_identity(images(1))
     empty = replace(encoded, features=tuple(torch.zeros_like(feature) for feature in encoded.features))
     for level, to_rgb in enumerate(model.dec.to_rgbs):
         nn.init.constant_(to_rgb.bias, 0.1 * (level + 1))
@@ -127,12 +127,12 @@ def test_the_rgb_residual_changes_nothing_until_it_is_trained() -> None:
     assert missing
     assert all(name.startswith("dec.rgb_residuals.") for name in missing)
     source, frames = images(1), images(2)
-    before = plain.render(plain.encode_source(source), plain.codes(plain.encode(frames)))
-    after = extended.render(extended.encode_source(source), extended.codes(extended.encode(frames)))
+    before = plain.render(plain.encode_identity(source), plain.codes(plain.encode(frames)))
+    after = extended.render(extended.encode_identity(source), extended.codes(extended.encode(frames)))
     assert torch.equal(before, after)
     nn.init.ones_(extended.dec.rgb_residuals[0].conv.weight)
     assert not torch.equal(
-        extended.render(extended.encode_source(source), extended.codes(extended.encode(frames))), after
+        extended.render(extended.encode_identity(source), extended.codes(extended.encode(frames))), after
     )
 
 
@@ -151,7 +151,7 @@ def test_the_mouth_pose_model_is_the_full_one_without_expression() -> None:
         nn.init.zeros_(block.norm2.mlp_beta.bias)
     source = images(1)
     torch.testing.assert_close(
-        full.render(full.encode_source(source), codes), small.render(small.encode_source(source), codes),
+        full.render(full.encode_identity(source), codes), small.render(small.encode_identity(source), codes),
         atol=1e-5, rtol=1e-4,
     )  # fmt: skip
 
@@ -164,7 +164,7 @@ def test_lia_adds_one_banks_directions_to_the_source() -> None:
     out = model(source, driving)
     motion = weights @ torch.linalg.qr(model.dec.direction.weight + 1e-8)[0].T
     assert out.shape == (2, 3, 32, 32)
-    torch.testing.assert_close(out, model.dec(Source(latent, features), latent + motion))
+    torch.testing.assert_close(out, model.dec(IdentityFeatures(latent, features), latent + motion))
 
 
 def test_mixed_precision_renders_about_the_same_in_float32() -> None:

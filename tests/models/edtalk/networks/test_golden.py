@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.edtalk.networks.audio2lip import Audio2Lip
 from models.edtalk.networks.discriminator import Discriminator
 from models.edtalk.networks.edtalk import EDTalk
-from models.edtalk.networks.generator import Source
+from models.edtalk.networks.generator import IdentityFeatures
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.syncnet import SyncNet
 from tests.models.edtalk import published
@@ -93,12 +93,12 @@ def test_multiplications_per_frame_are_those_of_the_published_networks() -> None
     with torch.device("meta"):
         image, latent = torch.empty(1, 3, 256, 256), torch.empty(1, 512)
         directions = torch.empty(512, 36)
-    source = Source(*small.enc(image))
+    source = IdentityFeatures(*small.enc(image))
     assert giga_macs(lambda: full.encode(image)) == pytest.approx(15.6, abs=0.05)
     assert giga_macs(lambda: small.dec(source, latent)) == pytest.approx(15.1, abs=0.05)
     # of the expression blocks' 20.8 per frame half is dead, and the other half is done once per source
-    assert giga_macs(lambda: full.encode_source(image)) == pytest.approx(15.6 + 10.4, abs=0.05)
-    prepared, codes = full.encode_source(image), full.codes(latent)
+    assert giga_macs(lambda: full.encode_identity(image)) == pytest.approx(15.6 + 10.4, abs=0.05)
+    prepared, codes = full.encode_identity(image), full.codes(latent)
     assert giga_macs(lambda: full.render(prepared, codes, directions)) == pytest.approx(15.1, abs=0.05)
 
 
@@ -111,4 +111,4 @@ def test_the_encoder_gives_its_features_from_coarse_to_fine() -> None:
     expected = [(2, published.CHANNELS[side], side, side) for side in published.SIDES_PX]
     assert [tuple(feature.shape) for feature in features] == expected
     with torch.device("meta"):
-        assert model.dec(Source(latent, features), latent).shape == (2, 3, 256, 256)
+        assert model.dec(IdentityFeatures(latent, features), latent).shape == (2, 3, 256, 256)

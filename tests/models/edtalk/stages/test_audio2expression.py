@@ -11,11 +11,11 @@ from models.edtalk.data import code_windows
 from models.edtalk.data.encoded_clips import ClipCodes
 from models.edtalk.inference.audio_codes import expression_codes
 from models.edtalk.networks.edtalk import EDTalk
-from models.edtalk.networks.expression_predictor import ExpressionPredictor, Expressions, intensity_of, mood_of
+from models.edtalk.networks.expression_predictor import ExpressionPredictor, Expressions, emotion_vector, intensity_of
 from models.edtalk.networks.shape import Shape
 from models.edtalk.networks.speech_encoder import SpeechSize
 from models.edtalk.stages import audio2expression
-from models.edtalk.stages.audio2expression import Config, moods_of, squares_of
+from models.edtalk.stages.audio2expression import Config, emotion_vectors, squares_of
 from models.edtalk.weights.parent_state import part_of
 from models.training import stages
 from models.training.engine.config import TrainConfig
@@ -90,7 +90,7 @@ def test_each_emotions_codes_come_back_with_their_intensity(
     network = ExpressionPredictor.of(part_of(engine.exported(), "expression")).eval()
     for emotion, name in enumerate(EMOTIONS):
         if int(network.num_clips[emotion]):
-            found = [expression_codes(network, 3, mood_of(torch.tensor(emotion), intensity_of(torch.tensor(level))))[1]
+            found = [expression_codes(network, 3, emotion_vector(torch.tensor(emotion), intensity_of(torch.tensor(level))))[1]
                      for level in (1, 2, 3)]  # fmt: skip
             # all clips are of level 1; the others lie on the line through it and neutral
             for level, codes in enumerate(found, start=1):
@@ -107,7 +107,7 @@ def test_clips_without_emotion_count_for_the_sound_only(snapshot: Snapshot) -> N
     output = torch.stack([torch.full((5, 10), 1.0), torch.full((5, 10), 3.0)])
     found = squares_of(Expressions(output, output, output), batch)
     assert {name: float(squares) for name, (squares, _) in found.items()} == {"heard": 5, "both": 1}
-    moods = moods_of(batch)
+    moods = emotion_vectors(batch)
     assert moods.shape == (2, 5, 8)
     assert moods[0, 4, 3].item() == pytest.approx(1 / 3)
     assert not moods[1].any()

@@ -78,7 +78,7 @@ def test_a_face_gets_its_mouth_from_the_other_picture_and_its_pose_from_its_own(
     for pair in range(3):
         for face in range(2):
             row, other = 2 * pair + face, 1 - face
-            encoded = model.encode_source(source[pair, face][None])
+            encoded = model.encode_identity(source[pair, face][None])
             own = model.codes(model.encode(target[pair, face][None]))
             mouth = model.codes(model.encode(swapped[pair, other][None])).mouth
             pose = model.codes(model.encode(swapped[pair, face][None])).pose
