@@ -153,10 +153,11 @@ def _unchanged(folder: Path) -> dict[str, float]:
     from flows.pipeline.fingerprint import unchanged_snapshot
     from flows.pipeline.prepare import new_run
     from storage.hash_cache import HashCache
+    from storage.store_layout import hash_cache_file
     from tasks.inventory import header_seconds, take_inventory
 
     run = new_run(_refresh_options(folder))
-    cache = HashCache(run.options.store / "state" / "files.json", header_seconds)
+    cache = HashCache(hash_cache_file(run.options.store), header_seconds)
     return _timed(lambda: unchanged_snapshot(run.options.store, run.dataset, take_inventory(run.dataset, cache)))
 
 

@@ -17,9 +17,9 @@ from flows.pipeline.prepare import Run, count_sources, open_run, plan_work
 from flows.pipeline.start_training import hand_off
 from flows.refresh_options import RefreshOptions
 from flows.reporting.artifacts import ProgressArtifact, failure_artifact, publish_artifacts
-from flows.reporting.pages import report_folder
 from storage.catalog import load_dataset
 from storage.snapshot import Snapshot
+from storage.store_layout import report_folder
 from storage.stores import default_store
 from tasks.inventory import Inventory
 from tasks.publish import publish_snapshot

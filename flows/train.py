@@ -15,8 +15,9 @@ from flows.reporting.logs import run_logger
 from flows.server.pools import GPU_LIMIT
 from flows.train_options import Wishes
 from storage.errors import ConfigError
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from storage.stores import find_snapshot
 
 Device = Literal["auto", "cpu", "cuda"]

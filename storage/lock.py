@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from storage import files
 from storage.errors import LockedError, PreflightError
+from storage.store_layout import writer_file, writer_lock_file
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def writer_lock(store: Path, wait_s: float = 0) -> Iterator[None]:
         LockedError: another process (or another part of this one) still holds it; the message says who.
         PreflightError: the store cannot be written to.
     """
-    holder = store / "writer.json"
+    holder = writer_file(store)
     lock = _acquire(store, wait_s, holder)
     try:
         files.replace_durable(holder, json.dumps(_this_process()).encode())
@@ -39,7 +40,7 @@ def writer_lock(store: Path, wait_s: float = 0) -> Iterator[None]:
 def _acquire(store: Path, wait_s: float, holder: Path) -> FileLock:
     try:
         files.make_dir(store)
-        lock = FileLock(store / "writer.lock", poll_interval=0.02)
+        lock = FileLock(writer_lock_file(store), poll_interval=0.02)
         lock.acquire(timeout=max(wait_s, 0))
     except Timeout as error:
         raise LockedError(

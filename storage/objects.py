@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage import files
 from storage.errors import StoreCorrupt
 from storage.keys import canonical_json, sha256_file, sha256_hex
+from storage.store_layout import object_folder, objects_folder, staging_folder
 
 MANIFEST_NAME = "manifest.json"
 
@@ -148,7 +149,7 @@ class ObjectStore:
         """
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is not an object key: expected 64 hex digits")
-        return self.root / "objects" / key[:2] / key
+        return object_folder(self.root, key)
 
     def exists(self, key: str) -> bool:
         """Whether the object is committed."""
@@ -214,7 +215,7 @@ class ObjectStore:
 
     def keys(self) -> Iterator[str]:
         """Keys of all committed objects, sorted."""
-        for path in sorted((self.root / "objects").glob("??/*")):
+        for path in sorted(objects_folder(self.root).glob("??/*")):
             if _KEY.fullmatch(path.name) and (path / MANIFEST_NAME).is_file():
                 yield path.name
 
@@ -227,14 +228,14 @@ class ObjectStore:
 
     def sweep_staging(self) -> int:
         """Remove what killed processes left behind, never what a living one works on; returns how many."""
-        staging = self.root / "staging"
+        staging = staging_folder(self.root)
         names = {path.name.removesuffix(_OWNER_SUFFIX) for path in staging.glob("*")}
         return sum(_sweep(staging / name) for name in sorted(names))
 
     @contextmanager
     def _entry(self, prefix: str) -> Iterator[Path]:
-        files.make_dir(self.root / "staging")
-        entry = self.root / "staging" / f"{prefix}-{os.getpid()}-{secrets.token_hex(6)}"
+        files.make_dir(staging_folder(self.root))
+        entry = staging_folder(self.root) / f"{prefix}-{os.getpid()}-{secrets.token_hex(6)}"
         owner = _own(entry)
         try:
             files.make_dir(entry)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage.errors import StoreCorrupt
 from storage.files import make_dir, replace_durable
 from storage.keys import canonical_json, sha256_hex
+from storage.store_layout import pin_file, pins_folder, run_folder, runs_folder
 
 RECORD_FILE = "run.json"
 RunState = Literal["running", "done", "interrupted", "failed"]
@@ -179,17 +180,12 @@ class RunRecord(Strict):
         return found[-1]
 
 
-def run_folder(store: Path, run_id: str) -> Path:
-    """Folder of a run, which may not exist."""
-    return store / "runs" / run_id
-
-
 def save_run(store: Path, record: RunRecord) -> None:
     """Writes the record and pins its snapshot; after a crash the record is the old or the new one, whole."""
     folder = run_folder(store, record.id)
-    for path in (folder, store / "pins"):
+    for path in (folder, pins_folder(store)):
         make_dir(path)
-    replace_durable(store / "pins" / record.id, record.key.snapshot.encode())
+    replace_durable(pin_file(store, record.id), record.key.snapshot.encode())
     content = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     replace_durable(folder / RECORD_FILE, content.encode())
 
@@ -211,5 +207,5 @@ def load_run(store: Path, run_id: str) -> RunRecord | None:
 
 def list_runs(store: Path) -> list[RunRecord]:
     """Every run of a store, by the start of its last session."""
-    found = [load_run(store, path.parent.name) for path in (store / "runs").glob(f"*/{RECORD_FILE}")]
+    found = [load_run(store, path.parent.name) for path in runs_folder(store).glob(f"*/{RECORD_FILE}")]
     return sorted((run for run in found if run), key=lambda run: run.sessions[-1].started_at if run.sessions else "")

@@ -26,6 +26,7 @@ from storage.frame_store import FrameStore
 from storage.keys import canonical_json, sha256_hex
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard
+from storage.store_layout import snapshot_digits, snapshot_file, snapshots_folder, store_file
 from storage.tables import read_row, read_table, to_numpy
 
 SCHEMA_VERSION = 1
@@ -160,7 +161,7 @@ class Snapshot:
         if which == "latest":
             return _load(folder, numbers[-1])
         text = str(which)
-        if (text.isdigit() and len(text) < 6) or text in {f"{number:06d}" for number in numbers}:
+        if (text.isdigit() and len(text) < 6) or text in map(snapshot_digits, numbers):
             if int(text) in numbers:
                 return _load(folder, int(text))
         else:
@@ -270,8 +271,7 @@ class Snapshot:
 
 def snapshot_numbers(store: Path) -> list[int]:
     """Numbers of the published snapshots, ascending."""
-    folder = store / "snapshots"
-    return sorted(int(path.stem) for path in folder.glob("[0-9]*.json") if path.stem.isdigit())
+    return sorted(int(path.stem) for path in snapshots_folder(store).glob("[0-9]*.json") if path.stem.isdigit())
 
 
 def latest(store: Path) -> Snapshot | None:
@@ -290,9 +290,9 @@ def publish(store: Path, body: SnapshotBody) -> Snapshot:
         raise SnapshotConflict(f"{store}: the latest snapshot is no longer the parent; run the refresh again")
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"id": body.snapshot_id(), "created_at": created_at, "body": body.model_dump(mode="json")}
-    make_dir(store / "snapshots")
+    make_dir(snapshots_folder(store))
     try:
-        create_exclusive(_file(store, body.number), json.dumps(content, indent=1, ensure_ascii=False).encode())
+        create_exclusive(snapshot_file(store, body.number), json.dumps(content, indent=1, ensure_ascii=False).encode())
     except FileExistsError:
         raise SnapshotConflict(f"{store}: snapshot {body.number} was published meanwhile; run again") from None
     return Snapshot(store, content["id"], created_at, body)
@@ -306,7 +306,7 @@ def bind_store(store: Path, dataset: str) -> None:
     """
     make_dir(store)
     try:
-        create_exclusive(store / "store.json", canonical_json({"dataset": dataset, "schema_version": SCHEMA_VERSION}))
+        create_exclusive(store_file(store), canonical_json({"dataset": dataset, "schema_version": SCHEMA_VERSION}))
     except FileExistsError:
         found = store_dataset(store)
         if found != dataset:
@@ -320,17 +320,13 @@ def store_dataset(store: Path) -> str:
         ConfigError: the folder is no store.
     """
     try:
-        return str(json.loads((store / "store.json").read_bytes())["dataset"])
+        return str(json.loads(store_file(store).read_bytes())["dataset"])
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"{store} is no talkset store; `talkset refresh DATASET --store {store}` makes one") from None
 
 
-def _file(store: Path, number: int) -> Path:
-    return store / "snapshots" / f"{number:06d}.json"
-
-
 def _load(store: Path, number: int) -> Snapshot:
-    path = _file(store, number)
+    path = snapshot_file(store, number)
     try:
         content = json.loads(path.read_bytes())
         body = SnapshotBody.model_validate(content["body"])

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot, latest, snapshot_numbers, store_dataset
+from storage.store_layout import STORE_FILE, report_folder, store_file
 
 STORES = "TALKSET_STORES"
-_MARK = "store.json"
+# Address under which the reports of these stores are shown; `talkset serve` sets it.
+REPORTS_URL = "TALKSET_REPORTS_URL"
 _MIN_DIGITS = 6
 
 
@@ -21,7 +23,7 @@ def default_store(dataset: str) -> Path:
 
 def known_stores() -> list[Path]:
     """Every store in $TALKSET_STORES."""
-    files = [file for folder in _folders() for file in (folder / _MARK, *sorted(folder.glob(f"*/{_MARK}")))]
+    files = [file for folder in _folders() for file in (store_file(folder), *sorted(folder.glob(f"*/{STORE_FILE}")))]
     return list(dict.fromkeys(file.parent.absolute() for file in files if file.is_file()))
 
 
@@ -50,6 +52,13 @@ def find_snapshot(which: str) -> Snapshot:
 def is_known(snapshot: Snapshot) -> bool:
     """Whether another process with this environment would find the snapshot by its id."""
     return snapshot.store.absolute() in known_stores()
+
+
+def report_url(snapshot: Snapshot) -> str:
+    """Address of a snapshot's HTML report: on the report server where one runs, else of the file."""
+    page = report_folder(snapshot.store, snapshot.body.number) / "index.html"
+    base = os.environ.get(REPORTS_URL)
+    return f"{base}/{snapshot.store.name}/{page.parent.name}/index.html" if base else page.absolute().as_uri()
 
 
 def _by_id(store: Path, digits: str) -> Snapshot | None:

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from storage.errors import LockedError, PreflightError, StoreCorrupt
 from storage.files import make_dir, replace_durable
 from storage.snapshot import Snapshot
+from storage.store_layout import takedowns_file, takedowns_lock
 
 SCHEMA_VERSION = 1
-TAKEDOWNS_FILE = "takedowns.json"
 
 _LOCK_WAIT_S = 10.0
 
@@ -88,7 +88,7 @@ def load_takedowns(store: Path) -> Takedowns:
     Raises:
         StoreCorrupt: the list cannot be read. Going on without it would bring withdrawn sources back.
     """
-    path = store / TAKEDOWNS_FILE
+    path = takedowns_file(store)
     try:
         content = json.loads(path.read_bytes())
         if content["schema_version"] != SCHEMA_VERSION:
@@ -142,7 +142,7 @@ def _merged(same: list[Takedown]) -> Takedown:
 
 def _save(store: Path, entries: Iterable[Takedown]) -> None:
     content = {"schema_version": SCHEMA_VERSION, "takedowns": [entry.model_dump(mode="json") for entry in entries]}
-    replace_durable(store / TAKEDOWNS_FILE, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    replace_durable(takedowns_file(store), json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 @contextmanager
@@ -150,9 +150,9 @@ def _locked(store: Path) -> Iterator[None]:
     """A lock of its own: a source can be withdrawn while a refresh, which may take days, holds the store's."""
     make_dir(store)
     try:
-        with FileLock(store / "takedowns.lock", timeout=_LOCK_WAIT_S, poll_interval=0.02):
+        with FileLock(takedowns_lock(store), timeout=_LOCK_WAIT_S, poll_interval=0.02):
             yield
     except Timeout:
-        raise LockedError(f"{store / TAKEDOWNS_FILE} is being written by another process; try again") from None
+        raise LockedError(f"{takedowns_file(store)} is being written by another process; try again") from None
     except PermissionError as error:
         raise PreflightError(f"{store}: cannot be written ({error.strerror}); the takedown is not recorded") from error

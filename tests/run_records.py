@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.keys import sha256_hex
-from storage.runs import Checkpoint, Continuation, Parent, RunKey, RunRecord, Session, run_folder, save_run
+from storage.runs import Checkpoint, Continuation, Parent, RunKey, RunRecord, Session, save_run
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 
 
 def finished_run(

@@ -26,6 +26,7 @@ from flows.cli.output import (
 from flows.cli.signals import Stopped, raise_on_signals
 from storage.errors import ConfigError, LockedError, TalksetError
 from storage.snapshot import store_dataset
+from storage.store_layout import store_file
 from storage.stores import default_store, known_stores
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_PARTIAL, EXIT_LOCKED = range(5)
@@ -282,10 +283,11 @@ def report(
 ) -> None:
     """Write the HTML report and the dataset card of a snapshot."""
     from storage.snapshot import Snapshot
+    from storage.store_layout import report_folder
     from tasks.report import write_report
 
     found = Snapshot.open(_existing(store), snapshot)
-    folder = out or found.store / "reports" / f"{found.body.number:06d}"
+    folder = out or report_folder(found.store, found.body.number)
     write_report(found, folder)
     show({"report": str(folder / "index.html"), "card": str(folder / "README.md")}, as_json, show_tree)
 
@@ -365,7 +367,7 @@ def _existing(given: Path | None) -> Path:
         folder = Path(given or str(named)).absolute()
         store_dataset(folder)
         return folder
-    if Path("store.json").is_file():
+    if store_file(Path()).is_file():
         return Path.cwd()
     found = known_stores()
     if len(found) == 1:

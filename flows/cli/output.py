@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.reporting.pages import report_folder
 from storage import records
+from storage.store_layout import report_folder
 
 
 def show(answer: Any, as_json: bool, show: Any) -> None:

@@ -14,6 +14,7 @@ from flows.server.prefect_server import prefect_server, set_defaults
 from storage.catalog import load_dataset
 from storage.errors import ServiceLost
 from storage.objects import ObjectStore
+from storage.store_layout import prefect_folder
 
 # What Prefect still wants to tell a server that is gone is given up after this long.
 _GRACE_S = 8.0
@@ -50,7 +51,7 @@ def run_refresh(options: RefreshOptions, train: bool = False) -> dict[str, Any]:
 
 
 def _with_server(options: RefreshOptions, train: bool) -> dict[str, Any]:
-    with prefect_server(options.store / "state" / "prefect") as url:
+    with prefect_server(prefect_folder(options.store)) as url:
         import httpx
         from prefect.logging.handlers import APILogHandler
 

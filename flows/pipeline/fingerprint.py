@@ -15,6 +15,7 @@ from storage.files import make_dir, replace_durable
 from storage.keys import canonical_json, sha256_hex
 from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, latest
+from storage.store_layout import last_refresh_file
 from storage.weights import at_hand
 from tasks.inventory import Inventory
 
@@ -23,7 +24,7 @@ def remember_fingerprint(
     store: Path, dataset: Dataset, inventory: Inventory, snapshot: Snapshot, is_complete: bool
 ) -> None:
     """Writes down that `snapshot` answers this fingerprint; with failed sources nothing is remembered."""
-    file = _file(store)
+    file = last_refresh_file(store)
     make_dir(file.parent)
     content = {"fingerprint": _fingerprint(dataset, inventory), "snapshot": snapshot.id}
     replace_durable(file, canonical_json(content if is_complete else {}))
@@ -32,7 +33,7 @@ def remember_fingerprint(
 def unchanged_snapshot(store: Path, dataset: Dataset, inventory: Inventory) -> Snapshot | None:
     """The latest snapshot when a refresh could only give it again; None when there is work to do."""
     try:
-        content = json.loads(_file(store).read_bytes())
+        content = json.loads(last_refresh_file(store).read_bytes())
     except (OSError, ValueError):
         return None
     snapshot = latest(store)
@@ -42,10 +43,6 @@ def unchanged_snapshot(store: Path, dataset: Dataset, inventory: Inventory) -> S
         return None
     objects = ObjectStore(store)
     return snapshot if all(objects.exists(ref.key) for ref in snapshot.body.objects()) else None
-
-
-def _file(store: Path) -> Path:
-    return store / "state" / "last.json"
 
 
 def _fingerprint(dataset: Dataset, inventory: Inventory) -> str:

@@ -9,6 +9,7 @@ from storage.errors import PreflightError
 from storage.files import make_dir
 from storage.lock import writer_lock
 from storage.snapshot import bind_store
+from storage.store_layout import store_file
 from storage.weights import resolve
 from tasks.inventory import require_root
 
@@ -26,7 +27,7 @@ def preflight(dataset: Dataset, store: Path, wait_s: float = 0.0) -> None:
     require_root(dataset)
     _check_writable(store)
     _check_space(store)
-    if (store / "store.json").exists():
+    if store_file(store).exists():
         bind_store(store, dataset.name)
     with writer_lock(store, wait_s):
         pass

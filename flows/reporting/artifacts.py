@@ -27,9 +27,9 @@ from prefect.states import Crashed
 
 from flows.refresh_options import RefreshOptions
 from flows.reporting.logs import run_logger
-from flows.reporting.pages import report_url
 from storage.records import State
 from storage.snapshot import Snapshot
+from storage.stores import report_url
 
 _MIN_UPDATE_S = 2.0
 _MAX_ROWS = 500

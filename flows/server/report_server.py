@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from flows.reporting.pages import report_folder
 from storage.snapshot import snapshot_numbers
+from storage.store_layout import report_folder, snapshot_digits
 from storage.stores import known_stores
 
 
@@ -25,13 +25,16 @@ def make_app() -> Starlette:
 
 
 def _index(request: Request) -> Response:
-    lines = [
-        f"<li><a href='/{html.escape(store.name)}/{number:06d}/index.html'>{html.escape(store.name)} {number}</a></li>"
+    found = [
+        (html.escape(store.name), number)
         for store in known_stores()
         for number in reversed(snapshot_numbers(store))
         if (report_folder(store, number) / "index.html").is_file()
     ]
-    return HTMLResponse(f"<!doctype html><title>Reports</title><h1>Reports</h1><ul>{''.join(lines)}</ul>")
+    lines = "".join(
+        f"<li><a href='/{name}/{snapshot_digits(number)}/index.html'>{name} {number}</a></li>" for name, number in found
+    )
+    return HTMLResponse(f"<!doctype html><title>Reports</title><h1>Reports</h1><ul>{lines}</ul>")
 
 
 def _report(request: Request) -> Response:

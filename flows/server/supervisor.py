@@ -16,13 +16,12 @@ from subprocess import Popen
 
 from filelock import FileLock, Timeout
 
-from flows.reporting.pages import REPORTS_URL
 from flows.server.pools import CPU_POOL, GPU_POOL
 from flows.server.prefect_server import LOOPBACK, own_server, wait_until_up
 from flows.server.processes import start, stop
 from storage.errors import ConfigError, LockedError, PreflightError
 from storage.files import make_dir
-from storage.stores import STORES, default_store
+from storage.stores import REPORTS_URL, STORES, default_store
 
 # A worker that ends by itself is started again, at most this often.
 _RESTART_AFTER_S = 5.0

@@ -9,6 +9,7 @@ from storage.errors import StoreCorrupt
 from storage.lock import writer_lock
 from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, snapshot_numbers
+from storage.store_layout import pins_folder, report_folder, snapshot_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def find_garbage(store: Path, keep: int, grace_hours: float) -> Garbage:
     """
     numbers = snapshot_numbers(store)
     snapshots = {number: Snapshot.open(store, number) for number in numbers}
-    pins = (path for path in (store / "pins").glob("*") if path.is_file())
+    pins = (path for path in pins_folder(store).glob("*") if path.is_file())
     pinned = {path.read_text(encoding="utf-8").strip() for path in pins}
     kept = [snapshots[n] for n in numbers if n in numbers[-max(1, keep) :] or snapshots[n].id in pinned]
     reachable = {ref.key for snapshot in kept for ref in snapshot.body.objects()}
@@ -96,9 +97,9 @@ def find_garbage(store: Path, keep: int, grace_hours: float) -> Garbage:
 def remove_garbage(store: Path, garbage: Garbage) -> None:
     """Removes what `find_garbage` found; hold the writer lock. Snapshot files go first: none may point at a hole."""
     for number in garbage.snapshots:
-        (store / "snapshots" / f"{number:06d}.json").unlink(missing_ok=True)
+        snapshot_file(store, number).unlink(missing_ok=True)
         # Its report shows frames, which must not outlive it.
-        shutil.rmtree(store / "reports" / f"{number:06d}", ignore_errors=True)
+        shutil.rmtree(report_folder(store, number), ignore_errors=True)
     objects = ObjectStore(store)
     for key in garbage.keys:
         objects.delete(key)

@@ -10,6 +10,7 @@ import psutil
 
 from storage.objects import ObjectStore
 from storage.snapshot import Snapshot, snapshot_numbers, store_dataset
+from storage.store_layout import writer_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _line(snapshot: Snapshot) -> SnapshotLine:
 
 def _writer(store: Path) -> Writer | None:
     try:
-        found = json.loads((store / "writer.json").read_bytes())
+        found = json.loads(writer_file(store).read_bytes())
         writer = Writer(found["pid"], found["host"], found["start"])
         # A process that was killed outright leaves the file behind; the kernel has freed its lock.
         is_gone = writer.host == socket.gethostname() and not psutil.pid_exists(writer.pid)

@@ -9,6 +9,7 @@ from storage.cut_tables import SOURCES_FILE
 from storage.errors import ConfigError, StoreCorrupt
 from storage.objects import ObjectStore
 from storage.snapshot import latest, store_dataset
+from storage.store_layout import pins_folder, report_folder
 from storage.tables import read_table
 from storage.takedowns import Takedown, add_takedown, load_takedowns, remove_takedown
 from tasks.store.lineage import vocabulary
@@ -277,18 +278,19 @@ def _holds(history: History, ids: Collection[str]) -> Holds:
             pinned_by = _pins(history.store, snapshot.id)
             snapshots.append(HoldingSnapshot(number, snapshot.id, shards, pinned_by, is_latest))
     # Reports of these snapshots, and of those that are gone and may have held it.
-    reports = [f"reports/{number:06d}" for number in sorted({*(one.number for one in snapshots), *history.gone})]
+    numbers = sorted({*(one.number for one in snapshots), *history.gone})
+    reports = [report_folder(history.store, number) for number in numbers]
     return Holds(
         snapshots=tuple(snapshots),
         num_objects=len(refs),
         num_bytes=sum(refs.values()),
         orphans=_orphans(history, set(ids)),
-        reports=tuple(folder for folder in reports if (history.store / folder).is_dir()),
+        reports=tuple(folder.relative_to(history.store).as_posix() for folder in reports if folder.is_dir()),
     )
 
 
 def _pins(store: Path, snapshot_id: str) -> tuple[str, ...]:
-    pins = sorted(path for path in (store / "pins").glob("*") if path.is_file())
+    pins = sorted(path for path in pins_folder(store).glob("*") if path.is_file())
     return tuple(path.name for path in pins if path.read_text(encoding="utf-8").strip() == snapshot_id)
 
 

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from flows.server.prefect_server import free_port
-from storage.runs import list_runs, run_folder
+from storage.runs import list_runs
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from tests.conftest import REPOSITORY
 from tests.flows.lab import FEATURES, Lab
 

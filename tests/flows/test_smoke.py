@@ -14,8 +14,9 @@ import pytest
 
 from models.training import stages
 from models.training.runs import checkpoint
-from storage.runs import RunRecord, list_runs, load_run, run_folder
+from storage.runs import RunRecord, list_runs, load_run
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from storage.stores import STORES
 from tasks.demo import make_demo
 from tests.conftest import REPOSITORY

@@ -9,7 +9,8 @@ from models.training import stages
 from models.training.runs.checkpoint import load_state, load_tensors
 from models.training.runs.fit import fit_stage
 from models.training.runs.metrics_log import read_metrics
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
+from storage.store_layout import run_folder
 
 SYSTEMS = str(Path(__file__).with_name("systems"))
 CODE = "0.0.0+toy"

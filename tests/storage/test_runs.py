@@ -6,18 +6,8 @@ from typing import Any
 import pytest
 
 from storage.errors import StoreCorrupt
-from storage.runs import (
-    Checkpoint,
-    Continuation,
-    Parent,
-    RunKey,
-    RunRecord,
-    Session,
-    list_runs,
-    load_run,
-    run_folder,
-    save_run,
-)
+from storage.runs import Checkpoint, Continuation, Parent, RunKey, RunRecord, Session, list_runs, load_run, save_run
+from storage.store_layout import run_folder
 
 KEY = RunKey(system="toy", stage="gan", stage_version=1, snapshot="a" * 64, config={"lr": 0.1, "train": {"seed": 0}})
 

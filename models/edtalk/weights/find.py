@@ -25,7 +25,8 @@ from models.edtalk.weights.published_checkpoints import fit_state, read_parts
 from models.training.runs import checkpoint
 from storage.errors import ConfigError, StoreCorrupt, WeightsError
 from storage.keys import sha256_file
-from storage.runs import RunRecord, list_runs, load_run, run_folder
+from storage.runs import RunRecord, list_runs, load_run
+from storage.store_layout import run_folder
 from storage.stores import known_stores
 from storage.weights import how_to_import, imported_file
 

@@ -29,8 +29,9 @@ from models.training.runs.session import note_checkpoints, session
 from storage import weights
 from storage.errors import ConfigError
 from storage.files import make_dir, replace_durable
-from storage.runs import Parent, RunKey, RunRecord, load_run, run_folder
+from storage.runs import Parent, RunKey, RunRecord, load_run
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 
 LOCK_FILE = "run.lock"
 

@@ -10,8 +10,9 @@ from models.training.runs.checkpoint import Identity
 from models.training.runs.published import Published
 from models.training.stages import Stage
 from storage.keys import canonical_json, sha256_hex
-from storage.runs import RunRecord, load_run, run_folder
+from storage.runs import RunRecord, load_run
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 
 
 @dataclass(frozen=True, slots=True)

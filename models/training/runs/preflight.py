@@ -7,8 +7,9 @@ from models.training.runs import checkpoint
 from models.training.runs.published import Published
 from models.training.stages import Stage
 from storage.errors import ConfigError, PreflightError
-from storage.runs import Continuation, RunRecord, load_run, run_folder
+from storage.runs import Continuation, RunRecord, load_run
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 
 
 def require_parents(

@@ -14,7 +14,8 @@ from torch import Tensor
 from models.training.runs import checkpoint
 from models.training.stages import Stage
 from storage.errors import ConfigError, WeightsError
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
+from storage.store_layout import run_folder
 from storage.weights import imported_file, sha256_of
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from storage.records import State
 from storage.snapshot import Snapshot
+from storage.store_layout import snapshot_digits
 from tasks.store.lineage.history import (
     GoneSnapshot,
     History,
@@ -87,7 +88,7 @@ def match_snapshots(history: History, name: str) -> list[Match[int]]:
     ids = dict(history.gone) | {number: snapshot.id for number, snapshot in history.snapshots.items()}
     found = []
     for number, snapshot_id in sorted(ids.items()):
-        is_whole = name in (str(number), f"{number:06d}", snapshot_id)
+        is_whole = name in (str(number), snapshot_digits(number), snapshot_id)
         if is_whole or (is_digits(name) and snapshot_id.startswith(name)):
             found.append(Match(number, is_whole, f"snapshot {number} (id {snapshot_id[:12]})"))
     return found

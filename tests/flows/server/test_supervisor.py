@@ -7,12 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.reporting.pages import report_folder, report_url
 from flows.server import report_server, supervisor
 from flows.server.prefect_server import free_port
 from flows.server.supervisor import ServeOptions
 from storage.errors import ConfigError, PreflightError
-from storage.stores import STORES
+from storage.store_layout import report_folder
+from storage.stores import STORES, report_url
 from tests.synthetic_store import build_store
 
 

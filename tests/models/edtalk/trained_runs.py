@@ -15,8 +15,9 @@ from models.edtalk.networks.speech_encoder import SpeechSize
 from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
 from models.nn.standardiser import Standardiser
 from models.training.runs.checkpoint import Identity, save_checkpoint
-from storage.runs import RunRecord, run_folder, save_run
+from storage.runs import RunRecord, save_run
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from tests.run_records import finished_run
 
 SMALL = Shape(size_px=32, width=1 / 32, latent_dim=48)

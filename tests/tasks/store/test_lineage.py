@@ -12,8 +12,9 @@ import pytest
 from storage.errors import ConfigError, StoreCorrupt
 from storage.keys import sha256_file, sha256_hex
 from storage.records import as_json
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from storage.takedowns import Takedown, add_takedown
 from storage.weights import listed
 from tasks.store.gc import find_garbage, remove_garbage

@@ -214,7 +214,7 @@ def test_a_finished_run_leaves_the_model_as_stage_2_does(tmp_path: Path, parent:
     """Through the whole engine: the last stage of a chain of fitted runs."""
     from models.edtalk.stages import expression, mouth_pose, reconstruction
     from models.training.runs.fit import fit_stage
-    from storage.runs import run_folder
+    from storage.store_layout import run_folder
 
     snapshot, runs, run = build_store(tmp_path / "store", 4, 1, (12,)), {}, None
     train = TrainConfig(max_steps=1, batch_size=2)

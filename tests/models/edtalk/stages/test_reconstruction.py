@@ -31,8 +31,9 @@ from models.training.engine.config import TrainConfig
 from models.training.engine.engine import Engine
 from models.training.runs.fit import fit_stage
 from storage.errors import WeightsError
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from tests.conftest import REPOSITORY
 from tests.models.edtalk.stages.tiny import store_without_faces
 from tests.synthetic_store import build_store

@@ -17,8 +17,9 @@ from models.edtalk.weights import find
 from models.edtalk.weights.find import EXPRESSION, GENERATOR, MOUTH, POSE, find_weights, generator
 from models.edtalk.weights.import_published import import_published
 from storage.errors import ConfigError, StoreCorrupt, WeightsError
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from tests.models.edtalk.trained_runs import SMALL, mouth_network, pose_network, save_all_stages, save_trained
 
 

@@ -32,7 +32,8 @@ from storage.errors import (
     TalksetError,
     WeightsError,
 )
-from storage.runs import RunRecord, list_runs, load_run, run_folder
+from storage.runs import RunRecord, list_runs, load_run
+from storage.store_layout import run_folder
 from tests.conftest import REPOSITORY
 from tests.models.toy import assert_same_ending, ending, fit_toy, model_tensors
 from tests.models.training.runs.test_checkpoint import damage_flip, small_disk

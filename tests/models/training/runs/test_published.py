@@ -17,8 +17,9 @@ from models.training.runs.fit import fit_stage
 from models.training.runs.published import Published, find_published
 from storage.errors import ConfigError, WeightsError
 from storage.keys import sha256_file
-from storage.runs import RunRecord, run_folder
+from storage.runs import RunRecord
 from storage.snapshot import Snapshot
+from storage.store_layout import run_folder
 from tests.rich_store import build_rich_store
 
 SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
