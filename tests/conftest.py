@@ -4,10 +4,14 @@ import os
 import socket
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 from xdist.scheduler import LoadFileScheduling
+
+if TYPE_CHECKING:
+    from tasks.demo import DemoTruth
 
 WITHOUT_CLUSTERS = ("tests/flows/test_animate", "tests/flows/test_smoke", "tests/flows/test_train")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,6 +64,22 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of all processes of this run of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def small_demo(common: Path) -> "DemoTruth":
+    """The small demo, made once for all processes that test side by side; read it, change nothing."""
+    from tasks.demo import make_demo
+
+    with FileLock(common / "small_demo.lock"):
+        return make_demo(common / "small_demo", size="small")
 
 
 @pytest.fixture(scope="session")

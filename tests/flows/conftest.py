@@ -17,13 +17,6 @@ from tests.flows.lab import Lab, write_clips
 
 
 @pytest.fixture(scope="session")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of all processes of this run of the tests."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-@pytest.fixture(scope="session")
 def clips(media: Path, common: Path) -> Path:
     """Folder of the six clips; copy it before changing anything."""
     root, whole = common / "clips", common / "clips.whole"

@@ -18,7 +18,7 @@ from storage.runs import RunRecord, list_runs, load_run
 from storage.snapshot import Snapshot
 from storage.store_layout import run_folder
 from storage.stores import STORES
-from tasks.demo import make_demo
+from tasks.demo import DemoTruth
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,11 +38,10 @@ sys.addaudithook(look)
 class Demo:
     """A folder with the small demo and its store, and the command."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.store = folder, folder / "stores" / "demo"
+    def __init__(self, folder: Path, raw: Path) -> None:
+        self.folder, self.raw, self.store = folder, raw, folder / "stores" / "demo"
         (folder / "first").mkdir()
         (folder / "first" / "sitecustomize.py").write_text(NO_NETWORK)
-        make_demo(folder / "raw", size="small")
 
     def start(self, *arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
         """The command in a session of its own."""
@@ -51,7 +50,7 @@ class Demo:
         environment = kept | {
             "PYTHONPATH": path,
             STORES: str(self.store.parent),
-            "TALKSET_DEMO": str(self.folder / "raw"),
+            "TALKSET_DEMO": str(self.raw),
         }
         return subprocess.Popen(
             [sys.executable, *launcher, "-m", "flows", *arguments], cwd=self.folder, env=environment, text=True,
@@ -81,8 +80,8 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    demo = Demo(tmp_path_factory.mktemp("smoke"))
+def demo(tmp_path_factory: pytest.TempPathFactory, small_demo: DemoTruth) -> Demo:
+    demo = Demo(tmp_path_factory.mktemp("smoke"), small_demo.root)
     catalog = str(REPOSITORY / "datasets.yaml")
     arguments = ("--store", str(demo.store), "--catalog", catalog, "--no-server", "--workers", "1", "--json")
     assert demo.run("refresh", "demo", *arguments)["status"] == "done"

@@ -33,8 +33,8 @@ def predictor():
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("demo"), size="small")
+def demo(small_demo):
+    return small_demo
 
 
 @pytest.fixture(scope="module")
