@@ -1,10 +1,10 @@
-"""What `talkset animate` costs: pictures one by one against eight at once, and memory by the length of the sound.
+"""Cost of `talkset animate edtalk`: frames one by one against eight at once, and memory by the length of the audio.
 
     python -m benchmarks.edtalk_animate
 
 The command itself, on the CPU, with a real photo and real speech (TALKSET_MEDIA). Weights are drawn at random, which
 costs the same. Time is measured with networks of the published size; memory with narrow ones of the same 256 px, whose
-pictures would take 2.7 GiB in ten minutes if they were kept.
+images would take 2.7 GiB in ten minutes if they were kept.
 """
 
 import json
@@ -45,10 +45,10 @@ def main() -> None:
         torch.save({"gen": EDTalk().state_dict()}, folder / "full.pt")
         torch.save({"gen": EDTalk(Shape(width=1 / 32, latent_dim=64)).state_dict()}, folder / "narrow.pt")
         torch.save({"audio2lip": Audio2Lip().state_dict()}, folder / "Audio2Lip.pt")
-        sound = read_audio(media / "head_shoulders_450_25fps.mp4")
-        assert sound is not None
+        audio = read_audio(media / "head_shoulders_450_25fps.mp4")
+        assert audio is not None
         num_samples = max(MINUTES) * 60 * SAMPLE_RATE_HZ
-        write_audio_file(folder / "speech.wav", np.resize(sound.samples, num_samples), SAMPLE_RATE_HZ)
+        write_audio_file(folder / "speech.wav", np.resize(audio.samples, num_samples), SAMPLE_RATE_HZ)
         finish([*_times(folder, media / "portrait_photo_840x1024.jpg"), *_memory(folder, media)])
 
 
@@ -65,8 +65,8 @@ def _memory(folder: Path, media: Path) -> Iterator[Row]:
     photo = media / "portrait_photo_cropped.jpg"
     peaks = [_run(folder, photo, "narrow", 60.0 * minutes, 8)[1] for minutes in MINUTES]
     growth = peaks[1] - peaks[0]
-    what = f"animate, 256 px: peak memory at {MINUTES[1]} minutes of sound above that at {MINUTES[0]} minute"
-    notes = f"{peaks[0]:.0f} and {peaks[1]:.0f} MiB; the sound itself and its spectrogram are kept"
+    what = f"animate, 256 px: peak memory at {MINUTES[1]} minutes of audio above that at {MINUTES[0]} minute"
+    notes = f"{peaks[0]:.0f} and {peaks[1]:.0f} MiB; the audio itself and its spectrogram are kept"
     yield Row(what, f"{growth:+.0f} MiB", f"< {MAX_GROWTH_MIB} MiB", growth < MAX_GROWTH_MIB, notes)
 
 
@@ -78,7 +78,7 @@ def _run(folder: Path, photo: Path, model: str, seconds: float, batch_size: int)
         "--device": "cpu",
     }  # fmt: skip
     words = [str(word) for option in given.items() for word in option]
-    command = [sys.executable, "-m", "flows", "animate", str(photo), *words, "--largest-face", "--json"]
+    command = [sys.executable, "-m", "flows", "animate", "edtalk", str(photo), *words, "--largest-face", "--json"]
     peak_mib = 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -111,8 +112,11 @@ class Layout(Block):
 class CropRule(Block):
     """The square crop: output size, room around the face, and what one crop box holds for.
 
+    Cut reads it from the dataset; a model file carries the rule of its training data, by which inference crops. The
+    default is EDTalk's published crop.
+
     Attributes:
-        size_px: side of the stored frame.
+        size_px: side of the stored frame; in inference the model has its own.
         margin: growth of the face box on each side, as a share of its longer side (0.1 on each side is EDTalk's 1.2 x).
         scope: 'clip' (one box per clip) or 'source' (one box for all clips of a source; decodes a second time).
         jpeg_quality: 95 or more.
@@ -137,6 +141,22 @@ class FaceRule(Block):
     backend: str = "dlib"
     tracking: dict[str, float | None] = {}
     max_faces: int | None = Field(default=None, ge=1)
+
+
+class FaceCrop(Block):
+    """How the faces of a dataset were found and cropped, which a model trained on it expects of its input, too.
+
+    Attributes:
+        crop, face: rules of the dataset; the defaults stand for published weights and for model files without any.
+    """
+
+    crop: CropRule = CropRule()
+    face: FaceRule = FaceRule()
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> "FaceCrop":
+        """The rules among more settings: the config of a snapshot, or the metadata of a model file."""
+        return FaceCrop.model_validate({name: settings[name] for name in FaceCrop.model_fields if name in settings})
 
 
 class Threshold(Block):

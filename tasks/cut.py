@@ -203,7 +203,7 @@ class _Job:
             for stretch, window, _ in self._windows(stretches, keep_frames=False):
                 boxes.setdefault(stretch.index, []).append(face_box(window.landmarks))
             self.crops = {
-                index: crop_square(np.concatenate(parts), self.dataset.crop.margin)
+                index: crop_square(np.concatenate(parts), self.dataset.crop)
                 for index, parts in boxes.items()
                 if np.isfinite(np.concatenate(parts)).any()
             }
@@ -322,7 +322,7 @@ class _Job:
         assert frames is not None
         rule, clip = self.dataset.crop, clip_key(self.source.source_id, window.index)
         boxes = face_box(window.landmarks)
-        crop = self.crops.get(stretch.index) or crop_square(boxes, rule.margin)
+        crop = self.crops.get(stretch.index) or crop_square(boxes, rule)
         transform = crop_transform(crop, rule.size_px)
         jpegs = frames.jpegs(window.start, len(window), crop, rule.size_px, rule.jpeg_quality)
         pcm = np.zeros(num_samples(len(window)), np.int16)

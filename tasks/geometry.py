@@ -17,9 +17,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.catalog import CropRule
+
 FOREHEAD = 0.75  # of the eye-to-chin height, above the eyes
 SIDE_PAD = 0.03  # of the landmarks' width, on each side
-DEFAULT_MARGIN = 0.1  # of the union of a clip's face boxes, on each side
 
 HOG_CENTRE = (0.005, -0.161)  # dlib's detection box relative to the landmarks, in units of their RMS radius:
 HOG_SIDE = 2.656  # medians over real clips
@@ -70,11 +71,11 @@ def union(boxes: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.concatenate([known[:, :2].min(axis=0), known[:, 2:].max(axis=0)]).astype(np.float32)
 
 
-def crop_square(boxes: NDArray[np.floating], margin: float = DEFAULT_MARGIN) -> tuple[int, int, int]:
+def crop_square(boxes: NDArray[np.floating], rule: CropRule) -> tuple[int, int, int]:
     """One square for a whole clip, (x0, y0, side) px, around boxes [N, 4].
 
-    The longer side of their union is grown by `margin` of it at each end. The square covers pixels x0 to x0 + side - 1
-    and may reach outside the frame: the cropper pads, nothing is squeezed or moved.
+    The longer side of their union is grown by the rule's margin of it at each end. The square covers pixels x0 to
+    x0 + side - 1 and may reach outside the frame: the cropper pads, nothing is squeezed or moved.
 
     Raises:
         ValueError: no box is known.
@@ -83,7 +84,7 @@ def crop_square(boxes: NDArray[np.floating], margin: float = DEFAULT_MARGIN) -> 
     if not np.isfinite(around).all():
         raise ValueError("no face box to crop around: every row is NaN")
     longer = float(max(around[2] - around[0], around[3] - around[1]))
-    side = max(1, math.ceil(longer * (1 + 2 * margin)))
+    side = max(1, math.ceil(longer * (1 + 2 * rule.margin)))
     x, y = ((around[:2] + around[2:]) / 2).tolist()
     return math.floor(x - side / 2 + 1), math.floor(y - side / 2 + 1), side
 

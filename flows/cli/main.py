@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.animate import animate, edtalk_app, weights_app
+from flows.cli.animate import animate_app
+from flows.cli.edtalk import edtalk_app
 from flows.cli.output import (
     show,
     show_dry_run,
@@ -24,6 +25,7 @@ from flows.cli.output import (
     show_verification,
 )
 from flows.cli.signals import Stopped, raise_on_signals
+from flows.cli.weights import weights_app
 from storage.errors import ConfigError, LockedError, TalksetError
 from storage.snapshot import store_dataset
 from storage.store_layout import store_file
@@ -40,7 +42,7 @@ app = typer.Typer(
 )  # fmt: skip
 export_app = typer.Typer(help="Write a snapshot in another system's format.", no_args_is_help=True)
 app.add_typer(export_app, name="export")
-app.command()(animate)
+app.add_typer(animate_app, name="animate")
 app.add_typer(edtalk_app, name="edtalk")
 app.add_typer(weights_app, name="weights")
 

@@ -19,7 +19,7 @@ GROUP = "talkset.enhancers"
 class Enhancer(Protocol):
     """Redraws one face at twice its size. Nothing is promised about how steady that is from frame to frame."""
 
-    def __call__(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[S, S, 3] -> [2 S, 2 S, 3] uint8 RGB."""
         ...
 

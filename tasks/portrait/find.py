@@ -1,12 +1,12 @@
-"""Portrait: the square around the one face of a picture or a video, cut as training clips are.
+"""Portrait: the square around the one face of an image or a video, cut as training clips are.
 
 Faces are found by the tracker and cut by the resampling of tasks/cut.py, and framed such that they are as large as in
-its clips (tasks/portrait/framing.py). What cannot be used ends in one line.
+its clips (tasks/portrait/framing.py). What cannot be used is reported in one line.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -14,22 +14,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.catalog import ClipRule
+from storage.catalog import ClipRule, CropRule
 from storage.errors import PreflightError, Rejected
 from storage.timelaw import FPS
 from tasks.faces.backend import FaceBackend
 from tasks.faces.track import FaceTracker
-from tasks.geometry import DEFAULT_MARGIN, face_box, union
+from tasks.geometry import face_box, union
 from tasks.media.container import DEFAULT_LIMITS
 from tasks.media.encode import rgb_to_yuv420
 from tasks.media.frame_buffer import BLOCK_FRAMES, FrameBuffer
 from tasks.media.resample import CropResizer
 from tasks.media.video import MediaInfo, SlotFrame, YuvColor, iter_slots, probe
-from tasks.portrait.framing import shot_square, still_square
+from tasks.portrait.framing import Square, shot_square, still_square
 from tasks.windows import Window, WindowAssembler
 
-Box = tuple[int, int, int]
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 _SHOTS = ClipRule(length_s="whole", min_tail_s=1 / FPS, max_s=DEFAULT_LIMITS.max_seconds)
 _PLAIN = YuvColor(is_full_range=True)
@@ -43,49 +42,48 @@ class Framing:
     """How a face is framed.
 
     Attributes:
-        margin: growth on each side of the box around a clip's faces, that of the training data (0.1: 1.2 times as
-            large).
-        takes_largest: of several faces, take the one that is largest for longest; otherwise they are refused.
-        is_cropped: the picture is such a square already: no face is looked for.
-        max_side_px: pictures (not videos) with a longer side are reduced to it.
+        crop: rule of the model's training data; its margin counts, the size is the model's.
+        largest_face: of several faces, take the one that is largest for longest; otherwise they are refused.
+        cropped: the image or video is such a square already: no face is looked for.
+        max_side_px: images (not videos) with a longer side are reduced to it.
     """
 
-    margin: float = DEFAULT_MARGIN
-    takes_largest: bool = False
-    is_cropped: bool = False
+    crop: CropRule = field(default_factory=CropRule)
+    largest_face: bool = False
+    cropped: bool = False
     max_side_px: int = 1920
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """Frames first .. last - 1, and their square (x0, y0, side) px; it may reach outside the picture."""
+    """Frames first .. last - 1, and their square (x0, y0, side) px; it may reach outside the frame."""
 
     first: int
     last: int
-    box: Box
+    box: Square
 
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """A picture or video and where its face is.
+    """An image or video and where its face is.
 
     Attributes:
         path: of the file.
-        shots: without gaps, from frame 0 on; one of a single frame for a picture.
+        shots: without gaps, from frame 0 on; one of a single frame for an image.
         shape: (height, width) px, upright.
-        picture: uint8 [H, W, 3] RGB; None for a video.
+        image: uint8 [H, W, 3] RGB; None for a video.
         info: of a video.
     """
 
     path: Path
     shots: tuple[Shot, ...]
     shape: tuple[int, int]
-    picture: Picture | None = None
+    image: Image | None = None
     info: MediaInfo | None = None
 
     @property
     def num_frames(self) -> int:
-        """Frames at 25 per second; 1 for a picture."""
+        """Frames at 25 per second; 1 for an image."""
         return self.shots[-1].last
 
 
@@ -96,49 +94,67 @@ class Shown:
     Attributes:
         crop: uint8 [S, S, 3] RGB, its square at the model's size.
         box: that square in it.
-        whole: uint8 [H, W, 3] RGB, the frame as it is; None when not asked for.
+        whole: uint8 [H, W, 3] RGB, the whole frame; None when not asked for.
     """
 
-    crop: Picture
-    box: Box
-    whole: Picture | None
+    crop: Image
+    box: Square
+    whole: Image | None
 
 
 def find_portrait(path: Path, backend: Callable[[], FaceBackend], framing: Framing) -> Portrait:
     """Finds the face.
 
     Args:
-        path: a picture in a format that OpenCV knows, or a video.
-        backend: gives that of the training data; not called when no face is to be looked for.
-        framing: see there.
+        path: an image in a format that OpenCV knows, or a video.
+        backend: returns that of the training data; not called when no face is to be looked for.
+        framing: see Framing.
 
     Raises:
         PreflightError: the file is missing or cannot be read, shows no face, or several.
     """
     with readable(path):
-        if is_picture(path):
-            picture = read_picture(path, framing.max_side_px)
-            return _of_picture(path, picture, backend, framing)
-        return _of_video(path, probe(path), backend, framing)
+        if is_image(path):
+            image = read_image(path, framing.max_side_px)
+            shape = image.shape[:2]
+            if framing.cropped:
+                return Portrait(path, (Shot(0, 1, _whole_square(shape)),), shape, image)
+            # The luma that a video of it would have: in full range some faces get landmarks three pixels aside.
+            luma = rgb_to_yuv420(image, is_bt709=shape[0] >= HD_ROWS)[0]
+            window = next(track_shots([[luma] * BLOCK_FRAMES], backend()))
+            return Portrait(path, (Shot(0, 1, _shot(path, window, framing, is_video=False).box),), shape, image)
+        info = probe(path)
+        shape, slots = (info.height_px, info.width_px), iter_slots(path, info=info)
+        if framing.cropped:
+            return Portrait(path, (Shot(0, sum(1 for _ in slots), _whole_square(shape)),), shape, None, info)
+        blocks = iter(lambda: [frame.y.copy() for frame in islice(slots, BLOCK_FRAMES)], [])
+        windows = list(track_shots(blocks, backend()))
+        return Portrait(path, tuple(_shot(path, one, framing, is_video=True) for one in windows), shape, None, info)
 
 
-def crops(portrait: Portrait, size_px: int) -> Iterator[Picture]:
+def track_shots(blocks: Iterable[Sequence[NDArray[np.uint8]]], backend: FaceBackend) -> Iterator[Window]:
+    """Shots with their speaker, found in blocks of gray frames as in the cut of training clips; each when it ends."""
+    tracker, assembler = FaceTracker(backend), WindowAssembler(_SHOTS)
+    for grays in blocks:
+        yield from assembler.push(tracker.push(grays), np.zeros(len(grays), bool), tracker.num_pending)
+    yield from assembler.finish()
+
+
+def crops(portrait: Portrait, size_px: int) -> Iterator[Image]:
     """The square of every frame, uint8 [size_px, size_px, 3] RGB, antialiased and padded with black.
 
     Raises:
         PreflightError: the video cannot be read to its end.
     """
-    if portrait.picture is not None:
-        yield _crop_picture(portrait.picture, portrait.shots[0].box, size_px)
+    if portrait.image is not None:
+        yield crop_image(portrait.image, portrait.shots[0].box, size_px)
         return
-    cropper = _Cropper(portrait, size_px)
+    cropper = FrameCropper(portrait, size_px)
     for index, frame in enumerate(_slots(portrait)):
         yield cropper.crop(index, frame)
 
 
-def frames(
-    portrait: Portrait, size_px: int, order: Sequence[int], scratch: Path, has_whole: bool
-) -> Iterator[Shown]:  # fmt: skip
+def frames(portrait: Portrait, size_px: int, order: Sequence[int], scratch: Path, has_whole: bool) -> Iterator[Shown]:
     """Frames with their squares, in any order; read once where it never goes back.
 
     Args:
@@ -146,24 +162,25 @@ def frames(
         size_px: side of the squares.
         order: numbers of frames.
         scratch: folder for the frames that are needed again and do not fit into memory.
-        has_whole: whether the frames themselves are needed, too.
+        has_whole: whether the whole frames are needed, too.
 
     Raises:
         PreflightError: the video cannot be read.
     """
-    if portrait.picture is not None:
+    if portrait.image is not None:
         box = portrait.shots[0].box
-        crop = _crop_picture(portrait.picture, box, size_px)
-        shown = Shown(crop, box, portrait.picture if has_whole else None)
+        shown = Shown(crop_image(portrait.image, box, size_px), box, portrait.image if has_whole else None)
         yield from (shown for _ in order)
         return
-    cropper = _Cropper(portrait, size_px)
-    for index, frame in _in_order(portrait, order, scratch):
-        yield Shown(cropper.crop(index, frame), cropper.box(index), cropper.whole(frame) if has_whole else None)
+    cropper = FrameCropper(portrait, size_px)
+    read = _in_order if all(0 <= step <= 1 for step in np.diff(order)) else _shuffled
+    for index, frame in read(portrait, order, scratch):
+        whole = cropper.whole(frame) if has_whole else None
+        yield Shown(cropper.crop(index, frame), cropper.shot(index).box, whole)
 
 
-def is_picture(path: Path) -> bool:
-    """Whether the file begins as a still picture does.
+def is_image(path: Path) -> bool:
+    """Whether the file begins as an image does.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -173,17 +190,7 @@ def is_picture(path: Path) -> bool:
     return cv2.haveImageReader(str(path))
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file that drives something is neither a picture nor a .npy file of codes.
-
-    Raises:
-        PreflightError: it is missing or cannot be read.
-    """
-    with readable(path):
-        return path.suffix != ".npy" and not is_picture(path)
-
-
-def read_picture(path: Path, max_side_px: int) -> Picture:
+def read_image(path: Path, max_side_px: int) -> Image:
     """RGB uint8 [H, W, 3], upright; reduced when its longer side is above `max_side_px`.
 
     Raises:
@@ -195,7 +202,7 @@ def read_picture(path: Path, max_side_px: int) -> Picture:
     except cv2.error:
         found = None
     if found is None or min(found.shape[:2]) < MIN_SIDE_PX:
-        raise PreflightError(f"{path}: damaged, too small, or not a picture that can be read; use a PNG or JPEG file")
+        raise PreflightError(f"{path}: damaged, too small, or not an image that can be read; use a PNG or JPEG file")
     rgb = cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
     height, width = rgb.shape[:2]
     scale = max_side_px / max(height, width)
@@ -220,65 +227,20 @@ def readable(path: Path) -> Iterator[None]:
         raise PreflightError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-# ---- where the face is
-
-
-def _of_picture(path: Path, picture: Picture, backend: Callable[[], FaceBackend], framing: Framing) -> Portrait:
-    shape = picture.shape[:2]
-    if framing.is_cropped:
-        return Portrait(path, (Shot(0, 1, _whole_square(shape)),), shape, picture)
-    # The luma that a video of it would have: in full range some faces get landmarks three pixels aside.
-    luma = rgb_to_yuv420(picture, is_bt709=shape[0] >= HD_ROWS)[0]
-    tracking = _Tracking(backend())
-    windows = [*tracking.push([luma] * BLOCK_FRAMES), *tracking.finish()]
-    box = _shot(path, windows[0], framing, is_video=False).box
-    return Portrait(path, (Shot(0, 1, box),), shape, picture)
-
-
-def _of_video(path: Path, info: MediaInfo, backend: Callable[[], FaceBackend], framing: Framing) -> Portrait:
-    shape, slots = (info.height_px, info.width_px), iter_slots(path, info=info)
-    if framing.is_cropped:
-        shots = (Shot(0, sum(1 for _ in slots), _whole_square(shape)),)
-    else:
-        tracking, windows = _Tracking(backend()), list[Window]()
-        while block := [frame.y.copy() for frame in islice(slots, BLOCK_FRAMES)]:
-            windows += tracking.push(block)
-        windows += tracking.finish()
-        shots = tuple(_shot(path, window, framing, is_video=True) for window in windows)
-    return Portrait(path, shots, shape, None, info)
-
-
-class _Tracking:
-    """Blocks of gray pictures to shots with their speaker, as in the cut of training clips."""
-
-    def __init__(self, backend: FaceBackend) -> None:
-        self._tracker, self._assembler = FaceTracker(backend), WindowAssembler(_SHOTS)
-
-    def push(self, grays: Sequence[NDArray[np.uint8]]) -> Iterator[Window]:
-        """Takes the next pictures; yields the shots that end in them."""
-        faces = self._tracker.push(grays)
-        yield from self._assembler.push(faces, np.zeros(len(grays), bool), self._tracker.num_pending)
-
-    def finish(self) -> Iterator[Window]:
-        """The last shot."""
-        yield from self._assembler.finish()
-
-
 def _shot(path: Path, window: Window, framing: Framing, is_video: bool) -> Shot:
     first, last = window.start, window.start + len(window)
     where = f" from {first / FPS:.2f} to {last / FPS:.2f} s" if is_video else ""
     if window.track_id < 0:
         raise PreflightError(f"{path}: no face found{where}; it must be turned to the camera, and not too small")
-    if (window.num_faces > 1).mean() > 0.5 and not framing.takes_largest:
+    if (window.num_faces > 1).mean() > 0.5 and not framing.largest_face:
         found = f"{int(window.num_faces.max())} faces{where}"
         raise PreflightError(f"{path}: {found}; crop it to one of them, or use --largest-face")
     boxes = face_box(window.landmarks)
-    square = shot_square(boxes, framing.margin) if is_video else still_square(union(boxes), framing.margin)
-    return Shot(first, last, square)
+    return Shot(first, last, shot_square(boxes, framing.crop) if is_video else still_square(union(boxes), framing.crop))
 
 
-def _whole_square(shape: Sequence[int]) -> Box:
-    """The square around a picture of (height, width); nothing is squeezed."""
+def _whole_square(shape: Sequence[int]) -> Square:
+    """The square around a frame of (height, width); nothing is squeezed."""
     side = max(shape)
     return (shape[1] - side) // 2, (shape[0] - side) // 2, side
 
@@ -286,37 +248,42 @@ def _whole_square(shape: Sequence[int]) -> Box:
 # ---- frames
 
 
-def _crop_picture(picture: Picture, box: Box, size_px: int) -> Picture:
-    """The crop of one picture, channel by channel, each as the luma of a grey video: training's own resampling."""
-    height, width = picture.shape[:2]
+def crop_image(image: Image, box: Square, size_px: int) -> Image:
+    """The crop of one image, channel by channel, each as the luma of a grey video: training's own resampling."""
+    height, width = image.shape[:2]
     resizer = CropResizer(box, size_px, (height, width), _PLAIN)
     grey = np.full(((height + 1) // 2, (width + 1) // 2), 128, np.uint8)
-    return np.dstack([resizer(np.ascontiguousarray(picture[..., i]), grey, grey)[..., 0] for i in range(3)])
+    return np.dstack([resizer(np.ascontiguousarray(image[..., i]), grey, grey)[..., 0] for i in range(3)])
 
 
-class _Cropper:
-    """Squares of the frames of a video, and the frames as RGB."""
+class FrameCropper:
+    """Squares of the frames of a video, and the frames as RGB; for one thread.
+
+    Args:
+        portrait: of a video.
+        size_px: side of the squares.
+    """
 
     def __init__(self, portrait: Portrait, size_px: int) -> None:
         assert portrait.info is not None
         self._shots, self._shape, color = portrait.shots, portrait.shape, portrait.info.color
         self._firsts = [shot.first for shot in portrait.shots]
-        self._resizers = [CropResizer(shot.box, size_px, portrait.shape, color) for shot in portrait.shots]
-        # a crop that holds all of the picture at its own size
+        self._resizers = {shot: CropResizer(shot.box, size_px, portrait.shape, color) for shot in portrait.shots}
+        # a crop that holds all of the frame at its own size
         self._whole = CropResizer((0, 0, max(portrait.shape)), max(portrait.shape), portrait.shape, color)
 
-    def box(self, index: int) -> Box:
-        return self._shots[self._number(index)].box
+    def shot(self, index: int) -> Shot:
+        """The shot that frame `index` belongs to."""
+        return self._shots[int(np.searchsorted(self._firsts, index, side="right")) - 1]
 
-    def crop(self, index: int, frame: SlotFrame) -> Picture:
-        return self._resizers[self._number(index)](frame.y, frame.u, frame.v)
+    def crop(self, index: int, frame: SlotFrame) -> Image:
+        """Its square, uint8 [size_px, size_px, 3]."""
+        return self._resizers[self.shot(index)](frame.y, frame.u, frame.v)
 
-    def whole(self, frame: SlotFrame) -> Picture:
+    def whole(self, frame: SlotFrame) -> Image:
+        """The whole frame, uint8 [H, W, 3]."""
         height, width = self._shape
         return np.ascontiguousarray(self._whole(frame.y, frame.u, frame.v)[:height, :width])
-
-    def _number(self, index: int) -> int:
-        return int(np.searchsorted(self._firsts, index, side="right")) - 1
 
 
 def _slots(portrait: Portrait) -> Iterator[SlotFrame]:
@@ -325,10 +292,7 @@ def _slots(portrait: Portrait) -> Iterator[SlotFrame]:
 
 
 def _in_order(portrait: Portrait, order: Sequence[int], scratch: Path) -> Iterator[tuple[int, SlotFrame]]:
-    """(number, frame) for each entry of `order`."""
-    if not all(0 <= step <= 1 for step in np.diff(order)):
-        yield from _shuffled(portrait, order, scratch)
-        return
+    """(number, frame) for each entry of an `order` that never goes back."""
     wanted = iter(order)
     index = next(wanted, None)
     for number, frame in enumerate(_slots(portrait)):
@@ -340,7 +304,7 @@ def _in_order(portrait: Portrait, order: Sequence[int], scratch: Path) -> Iterat
 
 
 def _shuffled(portrait: Portrait, order: Sequence[int], scratch: Path) -> Iterator[tuple[int, SlotFrame]]:
-    """The same for an order that goes back: frames wait in memory, and beyond that in an unnamed file."""
+    """The same for any order: frames wait in memory, and beyond that in an unnamed file."""
     assert portrait.info is not None
     with closing(FrameBuffer(*portrait.shape, scratch, _BUFFER_BYTES)) as buffer:
         for frame in _slots(portrait):

@@ -1,6 +1,6 @@
 """A face restoration network in ONNX form, run by onnxruntime: GFPGAN v1.4, or any file of that form in its place.
 
-The network maps one RGB picture, float32 [1, 3, T, T] in -1..1, to another (T = 512 for GFPGAN). Every picture is
+The network maps one RGB image, float32 [1, 3, T, T] in -1..1, to another (T = 512 for GFPGAN). Every image is
 redrawn by itself: nothing keeps the detail that it invents steady from one frame of a video to the next.
 
 Wang, Li, Zhang, Shan: Towards Real-World Blind Face Restoration with Generative Facial Prior, CVPR 2021.
@@ -11,12 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from storage import weights
 from storage.errors import ConfigError, WeightsError
+from tasks.portrait.paste_back import resized
 
 WEIGHTS = "gfpgan"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -38,26 +38,23 @@ class OnnxEnhancer:
         self._size_px = _size_px(path, self._session.get_inputs())
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[S, S, 3] -> [2 S, 2 S, 3] uint8 RGB, whatever the network's own size is.
 
         Raises:
-            WeightsError: the network fails, or makes something else than a picture.
+            WeightsError: the network fails, or makes something else than an image.
         """
-        given = _resized(picture, self._size_px).astype(np.float32) / 127.5 - 1
+        given = resized(image, self._size_px).astype(np.float32) / 127.5 - 1
         try:
             made = self._session.run(None, {self._input: np.ascontiguousarray(given.transpose(2, 0, 1)[None])})[0]
         except Exception as error:
             raise WeightsError(f"{self._path}: the network cannot be run ({_reason(error)})") from error
-        return _resized(self._picture(made), 2 * picture.shape[0])
-
-    def _picture(self, made: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """[1, 3, T, T] in -1..1 -> [T, T, 3] uint8."""
         if made.ndim != 4 or made.shape[:2] != (1, 3) or made.shape[2] != made.shape[3]:
             raise WeightsError(f"{self._path}: the network made {list(made.shape)}, expected [1, 3, T, T]")
         if not np.isfinite(made).all():
-            raise WeightsError(f"{self._path}: the network made a picture of NaN; its weights are damaged")
-        return np.rint((np.clip(made[0].transpose(1, 2, 0), -1, 1) + 1) * 127.5).astype(np.uint8)
+            raise WeightsError(f"{self._path}: the network made an image of NaN; its weights are damaged")
+        levels = np.rint((np.clip(made[0].transpose(1, 2, 0), -1, 1) + 1) * 127.5).astype(np.uint8)
+        return resized(levels, 2 * image.shape[0])
 
 
 def load(device: str) -> OnnxEnhancer:
@@ -105,13 +102,6 @@ def _size_px(path: Path, inputs: list[Any]) -> int:
             return height
     found = ", ".join(f"{one.name}: {one.type} {one.shape}" for one in inputs)
     raise WeightsError(f"{path}: the network takes {found}; expected one input tensor(float) [1, 3, T, T]")
-
-
-def _resized(picture: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    if picture.shape[:2] == (size_px, size_px):
-        return picture
-    how = cv2.INTER_CUBIC if size_px > picture.shape[0] else cv2.INTER_AREA
-    return cv2.resize(picture, (size_px, size_px), interpolation=how)  # pyright: ignore[reportReturnType]
 
 
 def _reason(error: Exception) -> str:

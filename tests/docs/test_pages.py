@@ -127,9 +127,9 @@ def test_commands_in_the_text_exist(page: Path, command: Any) -> None:
         if words[0].isupper() or words[0].startswith(("-", ".")):
             continue
         place, rest = command, list(words)
-        while hasattr(place, "commands") and rest and not rest[0].startswith("-"):
-            assert rest[0] in place.commands, words
-            place = place.commands[rest.pop(0)]
+        while hasattr(place, "list_commands") and rest and not rest[0].startswith("-"):
+            assert rest[0] in place.list_commands(None), words
+            place = place.get_command(None, rest.pop(0))
         options = {name for parameter in place.params for name in parameter.opts} | {"--help"}
         assert {word for word in rest if word.startswith("--")} <= options, words
 

@@ -17,7 +17,9 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.cli import animate
+from flows.cli.animate import animate_app
+from flows.cli.edtalk import edtalk_app
+from flows.cli.weights import weights_app
 from models.edtalk.inference.animator import Animator
 from models.edtalk.inference.audio_codes import expression_codes, mouth_codes
 from models.edtalk.inference.tracks import frame_order, smooth
@@ -31,7 +33,7 @@ from storage.snapshot import Snapshot
 from tasks.faces.backend import load_backend
 from tasks.media.audio import read_audio
 from tasks.media.encode import VideoWriter, write_audio_file
-from tasks.portrait.driving_audio import read_driving_sound
+from tasks.portrait.driving_audio import long_mel, read_driving_audio
 from tasks.portrait.find import Framing, find_portrait
 from tasks.portrait.paste_back import PasteBack
 from tests.models.edtalk.trained_runs import SMALL, save_all_stages
@@ -41,9 +43,9 @@ from tests.synthetic_store import build_store
 
 RATE_HZ = 16_000
 app = typer.Typer()
-app.command()(animate.animate)
-app.add_typer(animate.edtalk_app, name="edtalk")
-app.add_typer(animate.weights_app, name="weights")
+app.add_typer(animate_app, name="animate")
+app.add_typer(edtalk_app, name="edtalk")
+app.add_typer(weights_app, name="weights")
 
 
 def run(*arguments: object) -> Result:
@@ -84,7 +86,7 @@ def hum(num_samples: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Portraits, videos, sounds, codes and checkpoints."""
+    """Portraits, videos, audio, codes and checkpoints."""
     import cv2
 
     folder = tmp_path_factory.mktemp("lab")
@@ -134,14 +136,14 @@ def _weights(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def make(lab: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Animates a file of the laboratory on the CPU with the small checkpoints; the full one unless told."""
+    """Animates a file of the laboratory on the CPU with the small checkpoints; by default the full one."""
 
     def animated(source: str, *options: object, model: str = "full") -> Path:
         out = tmp_path / "new" / "out.mp4"
         names = {path.name for path in lab.iterdir() if path.is_file()}
         given = [lab / str(option) if option in names else option for option in options]
         checkpoints = ("--checkpoint", lab / f"{model}.pt", "--mouth-checkpoint", lab / "Audio2Lip.pt")
-        answer("animate", lab / source, "--out", out, "--device", "cpu", *checkpoints, *given)
+        answer("animate", "edtalk", lab / source, "--out", out, "--device", "cpu", *checkpoints, *given)
         return out
 
     return animated
@@ -303,7 +305,7 @@ def test_paste_back_shows_the_whole_source(make, lab: Path, source: str) -> None
     portrait = find_portrait(lab / source, lambda: _load_backend_once("dlib"), Framing())
     height, width = portrait.shape
     assert frames.shape == (10, height + height % 2, width + width % 2, 3)
-    whole = np.stack([portrait.picture] * 10) if portrait.picture is not None else decode(lab / source)[:10]
+    whole = np.stack([portrait.image] * 10) if portrait.image is not None else decode(lab / source)[:10]
     paste = PasteBack(portrait.shots[0].box, portrait.shape)
     mask = np.zeros(portrait.shape)
     mask[paste.region] = paste.mask
@@ -371,9 +373,9 @@ def test_inputs_that_are_squares_already(make) -> None:
 
 def test_codes_of_single_windows_are_smoothed(make, lab: Path) -> None:
     make("face.png", "--audio", "speech.wav", "--save-codes", "codes")
-    sound = read_driving_sound(lab / "speech.wav")
+    samples = read_driving_audio(lab / "speech.wav")
     network = mouth_model(find_weights(MOUTH, str(lab / "Audio2Lip.pt")))
-    raw = mouth_codes(network, sound.mel, sound.num_frames)
+    raw = mouth_codes(network, long_mel(samples), len(samples) // 640)
     np.testing.assert_allclose(np.load("codes/mouth.npy"), smooth(raw), atol=1e-4)
     assert (smooth(raw) - raw).abs().max() > 1e-2
 
@@ -407,6 +409,7 @@ def test_a_trained_run_drives_all_from_sound(lab: Path, store: Path, tmp_path: P
     out = tmp_path / "out.mp4"
     common = (
         "animate",
+        "edtalk",
         lab / "face.png",
         "--audio",
         lab / "speech.wav",
@@ -418,9 +421,9 @@ def test_a_trained_run_drives_all_from_sound(lab: Path, store: Path, tmp_path: P
     answer(*common, "--pose", "generated", "--expression", "generated", "--save-codes", "a")
     assert len(decode(out)) == 40
     pose, expression = np.load("a/pose.npy"), np.load("a/expression.npy")
-    sound = read_driving_sound(lab / "speech.wav")
+    samples = read_driving_audio(lab / "speech.wav")
     network = mouth_model(find_weights(MOUTH, str(run_of(store, "audio2mouth"))))
-    raw = mouth_codes(network, sound.mel, sound.num_frames)
+    raw = mouth_codes(network, long_mel(samples), len(samples) // 640)
     np.testing.assert_allclose(
         np.load("a/mouth.npy"), raw, atol=1e-4, err_msg="the temporal network needs no smoothing"
     )
@@ -442,20 +445,20 @@ def test_a_trained_run_drives_all_from_sound(lab: Path, store: Path, tmp_path: P
 
 def test_emotions_are_spoken_with_the_sound(lab: Path, store: Path, tmp_path: Path) -> None:
     """Against the network itself, told the sound and how much of each emotion every frame has."""
-    common = ("animate", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "out.mp4")
+    common = ("animate", "edtalk", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "out.mp4")
     common += ("--checkpoint", run_of(store, "expression"), "--save-codes", "codes", "--expression")
-    sound = read_driving_sound(lab / "speech.wav")
+    samples = read_driving_audio(lab / "speech.wav")
     network = expression_model(find_weights(EXPRESSION, str(run_of(store, "audio2expression"))))
     moods = torch.zeros(40, 8)
     moods[:, EMOTIONS.index("happy")] = 0.5
     answer(*common, "generated+happy*0.5")
-    steady = expression_codes(network, 40, moods, sound.mel)
+    steady = expression_codes(network, 40, moods, long_mel(samples))
     np.testing.assert_allclose(np.load("codes/expression.npy"), steady, atol=1e-5)
     answer(*common, "generated+0:happy, 1:angry*2")
     at_s = torch.arange(40) / 25
     moods[:, EMOTIONS.index("happy")] = (1 - at_s).clamp_min(0)
     moods[:, EMOTIONS.index("angry")] = 2 * at_s.clamp_max(1)
-    changing = expression_codes(network, 40, moods, sound.mel)
+    changing = expression_codes(network, 40, moods, long_mel(samples))
     np.testing.assert_allclose(np.load("codes/expression.npy"), changing, atol=1e-5)
     assert (changing - steady).abs().max() > 0.1
     assert "was trained on angry, happy" in refusal(ConfigError, *common, "generated+sad")
@@ -465,7 +468,7 @@ def test_the_model_file_of_a_run_is_that_run(lab: Path, store: Path, tmp_path: P
     """Published networks and codes would speak of other directions: they are never taken for what was trained here."""
     run = run_of(store, "expression")
     model = next((run / "checkpoints").glob("model-*.safetensors"))
-    common = ("animate", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "out.mp4")
+    common = ("animate", "edtalk", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "out.mp4")
     for name, checkpoint in (("run", run), ("file", model)):
         answer(*common, "--checkpoint", checkpoint, "--expression", "happy", "--save-codes", name)
     for part in ("mouth", "expression"):
@@ -480,7 +483,7 @@ def test_the_model_file_of_a_run_is_that_run(lab: Path, store: Path, tmp_path: P
 
 
 def test_a_run_without_a_network_for_expressions_says_so(lab: Path, store: Path, tmp_path: Path) -> None:
-    arguments = ("animate", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "a.mp4")
+    arguments = ("animate", "edtalk", lab / "face.png", "--audio", lab / "speech.wav", "--out", tmp_path / "a.mp4")
     message = refusal(ConfigError, *arguments, "--checkpoint", run_of(store, "mouth_pose"), "--expression", "happy")
     assert "has no expression bank" in message
 
@@ -495,6 +498,7 @@ def test_new_expression_weights_are_measured_and_used(lab: Path, store: Path, tm
     assert (codes.shape, codes.dtype) == ((1, 10), np.float32)
     common = (
         "animate",
+        "edtalk",
         lab / "face.png",
         "--audio",
         lab / "speech.wav",
@@ -516,6 +520,7 @@ def test_published_files_are_imported_listed_and_used(lab: Path, tmp_path: Path,
     monkeypatch.delenv("TALKSET_WEIGHTS")
     common = (
         "animate",
+        "edtalk",
         lab / "face.png",
         "--audio",
         lab / "speech.wav",
@@ -580,7 +585,7 @@ def test_a_photo_speaks(lab: Path, media: Path, tmp_path: Path, photo: str) -> N
         (PreflightError, {"source": "speech.wav"}, "no video or audio container of a known kind"),
         (PreflightError, {"source": "absent.png"}, "No such file"),
         (PreflightError, {"--audio": "silent.wav"}, "silent"),
-        (PreflightError, {"--audio": "mute.mp4"}, "no sound"),
+        (PreflightError, {"--audio": "mute.mp4"}, "no audio"),
         (PreflightError, {"--audio": "absent.wav"}, "No such file"),
         (PreflightError, {"--pose": "none.png"}, "no face found"),
         (PreflightError, {"--pose": "absent.mp4"}, "No such file"),
@@ -597,13 +602,17 @@ def test_a_photo_speaks(lab: Path, media: Path, tmp_path: Path, photo: str) -> N
         (ConfigError, {"--intensity": "nan"}, "--intensity nan"),
         (ConfigError, {"--seconds": "inf"}, "--seconds inf"),
         (ConfigError, {"--expression": "huge.npy"}, "NaN or infinite"),
-        (WeightsError, {"--checkpoint": "nan.pt"}, "a picture of NaN"),
+        (WeightsError, {"--checkpoint": "nan.pt"}, "an image of NaN"),
         (ConfigError, {"--device": "meta"}, "device 'meta'"),
         (PreflightError, {"--mouth": "generated"}, "--mouth generated: No such file or directory; name a video"),
         (ConfigError, {"--device": "cuda:99"}, "device 'cuda:99'"),
         (ConfigError, {"--audio": None}, "nothing says how long"),
         (ConfigError, {"--audio": None, "--pose": "generated"}, "name one with --audio"),
-        (ConfigError, {"--audio": None, "--expression": "generated+sad"}, "--expression generated+sad follows a sound"),
+        (
+            ConfigError,
+            {"--audio": None, "--expression": "generated+sad"},
+            "--expression generated+sad follows the audio",
+        ),
         (ConfigError, {"--pose-temperature": "-1"}, "--pose-temperature -1"),
         (WeightsError, {"--enhance": ""}, "get gfpgan_1.4.onnx from"),
         (ConfigError, {"--face-backend": "eyes"}, "no face backend"),
@@ -620,7 +629,7 @@ def test_what_is_wrong_is_one_line_and_no_file(
     }
     given |= {name: value for name, value in options.items() if name != "source"}
     inputs = {"--audio", "--pose", "--expression", "--checkpoint", "--mouth-checkpoint"}
-    arguments = ["animate", str(lab / options.get("source", "face.png"))]  # type: ignore[operator]
+    arguments = ["animate", "edtalk", str(lab / options.get("source", "face.png"))]  # type: ignore[operator]
     for name, value in given.items():
         is_file = name in inputs and value and "." in value
         arguments += [] if value is None else [name, *([str(lab / value) if is_file else value] if value else [])]
@@ -634,20 +643,21 @@ def test_two_faces_may_be_wanted(make) -> None:
 
 def test_the_source_is_not_overwritten(lab: Path) -> None:
     before = (lab / "mute.mp4").read_bytes()
-    assert "it is read" in refusal(ConfigError, "animate", lab / "mute.mp4", "--out", lab / "mute.mp4")
+    assert "it is read" in refusal(ConfigError, "animate", "edtalk", lab / "mute.mp4", "--out", lab / "mute.mp4")
     assert (lab / "mute.mp4").read_bytes() == before
 
 
 @pytest.mark.parametrize("option", ["--audio", "--pose", "--expression", "--mouth"])
 def test_nothing_that_is_read_is_overwritten(lab: Path, tmp_path: Path, option: str) -> None:
     (tmp_path / "link.mp4").symlink_to(lab / "drive.mp4")
-    arguments = ("animate", lab / "face.png", option, lab / "drive.mp4", "--out", tmp_path / "link.mp4")
+    arguments = ("animate", "edtalk", lab / "face.png", option, lab / "drive.mp4", "--out", tmp_path / "link.mp4")
     assert "drive.mp4); name another file" in refusal(ConfigError, *arguments)
 
 
 def test_codes_that_are_read_are_not_overwritten(lab: Path, tmp_path: Path) -> None:
     arguments = (
         "animate",
+        "edtalk",
         lab / "face.png",
         "--pose",
         lab / "pose.npy",
@@ -665,6 +675,7 @@ def test_codes_that_are_read_among_keyframes_are_not_overwritten(lab: Path, tmp_
     before = Path("expression.npy").read_bytes()
     arguments = (
         "animate",
+        "edtalk",
         lab / "face.png",
         "--expression",
         given,
@@ -736,7 +747,16 @@ def test_a_full_disk_is_told_whoever_writes(lab: Path, tmp_path: Path, monkeypat
 
 
 def enhanced(lab: Path, folder: Path) -> list[object]:
-    driven = ["animate", lab / "face.png", "--pose", lab / "pose.npy", "--checkpoint", lab / "full.pt", "--enhance"]
+    driven = [
+        "animate",
+        "edtalk",
+        lab / "face.png",
+        "--pose",
+        lab / "pose.npy",
+        "--checkpoint",
+        lab / "full.pt",
+        "--enhance",
+    ]
     return [*driven, "--device", "cpu", "--out", folder / "out.mp4"]
 
 
@@ -745,6 +765,7 @@ def test_an_old_result_survives_a_failure(lab: Path, tmp_path: Path) -> None:
     refusal(
         PreflightError,
         "animate",
+        "edtalk",
         lab / "none.png",
         "--audio",
         lab / "speech.wav",

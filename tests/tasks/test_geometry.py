@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from storage.catalog import CropRule
 from tasks import geometry
 from tasks.faces import dlib
 from tasks.faces.track import FaceTracker
@@ -69,7 +70,7 @@ def test_crop_square_is_square_centred_and_holds_the_margin():
         corner, size = RNG.uniform(-50, 800, 2), RNG.uniform(20, 400, 2)
         box = np.concatenate([corner, corner + size])[None]
         margin = RNG.uniform(0, 0.5)
-        x0, y0, side = geometry.crop_square(box, margin)
+        x0, y0, side = geometry.crop_square(box, CropRule(margin=margin))
         assert all(isinstance(v, int) for v in (x0, y0, side))
         assert 0 <= side - max(size) * (1 + 2 * margin) < 1
         centre = np.array([x0 + (side - 1) / 2, y0 + (side - 1) / 2])
@@ -77,13 +78,13 @@ def test_crop_square_is_square_centred_and_holds_the_margin():
 
 
 def test_crop_square_is_never_moved_into_the_frame():
-    x0, y0, side = geometry.crop_square(np.array([[-30.0, -20, 70, 80]]), 0.1)
+    x0, y0, side = geometry.crop_square(np.array([[-30.0, -20, 70, 80]]), CropRule())
     assert (x0, y0, side) == (-39, -29, 120)
 
 
 def test_crop_square_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no face box"):
-        geometry.crop_square(np.full((3, 4), np.nan))
+        geometry.crop_square(np.full((3, 4), np.nan), CropRule())
 
 
 def test_transforms():
@@ -100,7 +101,7 @@ def test_transforms():
 
 def _in_crop(landmarks, size=256):
     """Landmarks of a clip, in the crop that the defaults give."""
-    x0, y0, side = geometry.crop_square(geometry.face_box(landmarks))
+    x0, y0, side = geometry.crop_square(geometry.face_box(landmarks), CropRule())
     return (landmarks - (x0, y0) + 0.5) * size / side - 0.5
 
 

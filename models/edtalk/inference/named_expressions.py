@@ -7,17 +7,15 @@ disgusted, fear, happy, neutral, sad, surprised.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.clip_dataset import ClipFilter
 from models.edtalk.data.face_frames import known_faces
 from models.edtalk.inference.animator import Animator
-from models.edtalk.inference.tracks import read_codes
+from models.edtalk.weights.published_checkpoints import read_codes
 from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
 from storage.errors import ConfigError, WeightsError
 from storage.snapshot import ClipRef, Snapshot
@@ -40,12 +38,10 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
     """
     plain = canonical_emotion(name)
     spellings = dict.fromkeys((name, plain, MEAD_SPELLING.get(plain, plain)))
-    places = [
-        folder / f"{spelling}.npy"
-        for folder in imported_folders(SYSTEM)
-        for spelling in spellings
-        if spelling in _stems(folder)
-    ]
+    places = []
+    for folder in imported_folders(SYSTEM):
+        stems = {path.stem for path in folder.glob("*.npy")}  # as they are spelled, whatever the file system says
+        places += [folder / f"{spelling}.npy" for spelling in spellings if spelling in stems]
     if places:
         return read_codes(places[0], num_codes)
     have = ", ".join(names()) or "none"
@@ -54,13 +50,9 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
         raise ConfigError(f"no expression {name!r}: neither a file, nor one of {known}; at hand are {have}")
     raise WeightsError(
         f"no codes for expression {name!r}: get {MEAD_SPELLING.get(plain, plain)}.npy from"
-        f" {listed()['edtalk_expressions'].page} and take it into use with `talkset weights import edtalk`, or make"
+        f" {listed()['edtalk_expressions'].page} and import it with `talkset weights import edtalk`, or make"
         f" your own with `talkset edtalk expression-weights` (at hand: {have})"
     )
-
-
-def _stems(folder: Path) -> set[str]:
-    return {path.stem for path in folder.glob("*.npy")}
 
 
 def mean_expression(
@@ -74,8 +66,8 @@ def mean_expression(
         snapshot: with the feature landmarks.
         emotion: label, see storage.emotions.
         level: of intensity, as the snapshot's table has it; None takes all.
-        frames_per_clip: pictures taken of each, at equal distances among those with a face.
-        report: told (clips done, clips) after each.
+        frames_per_clip: frames taken of each, at equal distances among those with a face.
+        report: called with (clips done, clips) after each.
 
     Returns:
         [1, 10] float32, and the number of clips.
@@ -93,7 +85,10 @@ def mean_expression(
         raise ConfigError(f"snapshot {snapshot.body.number}: no clip labelled {emotion!r} shows a face")
     total = torch.zeros(1, animator.model.shape.num_expression)
     for done, (clip, frames) in enumerate(shown, start=1):
-        total += _mean_codes(animator, snapshot, clip, frames, frames_per_clip)
+        at = np.unique(np.linspace(0, len(frames) - 1, min(frames_per_clip, len(frames))).round().astype(int))
+        codes = animator.codes(snapshot.frame(clip, int(index)) for index in frames[at])
+        assert codes.expression is not None
+        total += codes.expression.mean(0, keepdim=True)
         report(done, len(shown))
     return total / len(shown), len(shown)
 
@@ -109,13 +104,3 @@ def _clips(snapshot: Snapshot, emotion: str, level: str | None) -> list[ClipRef]
             f"snapshot {snapshot.body.number} has no clip labelled {emotion!r}{at}; it has {', '.join(have)}"
         )
     return found
-
-
-def _mean_codes(
-    animator: Animator, snapshot: Snapshot, clip: ClipRef, frames: NDArray[np.int64], count: int
-) -> Tensor:  # fmt: skip
-    """[1, 10] of evenly spread ones of some frames of a clip."""
-    at = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
-    codes = animator.codes(snapshot.frame(clip, int(index)) for index in frames[at])
-    assert codes.expression is not None
-    return codes.expression.mean(0, keepdim=True)

@@ -1,13 +1,10 @@
-"""Tracks of codes from files and from expressions named over time, fitted to the length of the result.
+"""Tracks of codes: fitted to the length of the result, smoothed, intensified, and made of expressions named over time.
 
 A track is float32 [n, K] on the CPU, one row per frame of 25 a second; one row alone holds for all frames. Tracks of
-pictures come from Animator.codes, those of sound from inference.audio_codes.
+images come from Animator.codes, those of audio from inference.audio_codes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,42 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from storage.errors import ConfigError
+from models.edtalk.inference.options import OWN, Keyframe, LengthRule
 from storage.timelaw import FPS
 
-# What a track does when its video is shorter than the result: the last frame stays; the video runs back and forth;
-# the same without the last 20 frames (when there are more), in which recorded expressions fade.
-LengthRule = Literal["hold", "mirror", "mirror-drop-tail"]
+# Of 'mirror-drop-tail'.
 DROPPED_FRAMES = 20
 
 # Gaussian of sigma 1 at -1, 0, 1, normalised.
 SMOOTHING = (0.27406862, 0.45186276, 0.27406862)
-OWN = "own"
-
-
-def read_codes(path: Path, num_codes: int) -> Tensor:
-    """Codes from a .npy file: [K], [1, K] or [n, K] numbers; float32 [n, K].
-
-    Raises:
-        ConfigError: there is no such file, it is no .npy file without objects, of another shape, or not finite.
-    """
-    try:
-        with path.open("rb") as file:
-            found = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError, MemoryError) as error:
-        raise ConfigError(f"{path}: not a .npy file of numbers ({str(error).splitlines()[0]})") from None
-    if found.dtype.kind not in "fiu":
-        raise ConfigError(f"{path}: not a .npy file of numbers")
-    rows = found[None] if found.ndim == 1 else found
-    if rows.ndim != 2 or not len(rows) or rows.shape[1] != num_codes:
-        raise ConfigError(f"{path}: codes of shape {found.shape}, expected [n, {num_codes}] with n frames")
-    with np.errstate(over="ignore"):
-        codes = rows.astype(np.float32)
-    if not np.isfinite(codes).all():
-        raise ConfigError(f"{path}: holds NaN or infinite codes")
-    return torch.from_numpy(codes)
 
 
 def frame_order(num_given: int, num_wanted: int, rule: LengthRule) -> NDArray[np.int64]:
@@ -94,40 +63,6 @@ def relative(codes: Tensor, own: Tensor) -> Tensor:
     published system drives absolutely, with the codes as they are.
     """
     return codes - codes[:1] + own
-
-
-@dataclass(frozen=True, slots=True)
-class Keyframe:
-    """At `time_s` the face shows `name` at `intensity`; see `intensified`."""
-
-    time_s: float
-    name: str
-    intensity: float = 1.0
-
-
-def parse_keyframes(text: str) -> tuple[Keyframe, ...]:
-    """Keyframes of "0:happy, 2.5:sad*1.5, 4:own", by rising time; a bare name holds from the start on.
-
-    Raises:
-        ConfigError: a part is not `time:name` or `time:name*intensity`, or two have the same time.
-    """
-    frames = sorted((_keyframe(part.strip()) for part in text.split(",")), key=lambda frame: frame.time_s)
-    times = [frame.time_s for frame in frames]
-    if len(set(times)) < len(times):
-        raise ConfigError(f"expression {text!r}: two keyframes at the same time")
-    return tuple(frames)
-
-
-def _keyframe(text: str) -> Keyframe:
-    time_s, colon, rest = text.rpartition(":")
-    name, star, intensity = rest.partition("*")
-    try:
-        frame = Keyframe(float(time_s) if colon else 0.0, name.strip(), float(intensity) if star else 1.0)
-    except ValueError:
-        frame = Keyframe(-1, "")
-    if not (frame.name and 0 <= frame.time_s < np.inf and np.isfinite(frame.intensity)):
-        raise ConfigError(f"expression {text!r}: write NAME, NAME*INTENSITY or SECONDS:NAME*INTENSITY, with commas")
-    return frame
 
 
 def keyframe_codes(

@@ -1,13 +1,12 @@
 """Trained networks of EDTalk for use: from a run of this project, a published file, or one that was imported.
 
-A run is named by its id, the first digits of it, or its folder. The networks that are driven by sound are runs of their
+A run is named by its id, the first digits of it, or its folder. The networks that are driven by audio are runs of their
 own; those that belong to a generator's run are found by what they started from.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +21,8 @@ from models.edtalk.networks.shape import CORE_PX, Shape
 from models.edtalk.weights.mouth_networks import MouthNetwork, mouth_network
 from models.edtalk.weights.parent_state import has_rgb_residual, part_of
 from models.edtalk.weights.published_checkpoints import fit_state, read_parts
-from models.training.runs import checkpoint
+from models.training.runs.checkpoint import face_crop_of, load_tensors, read_metadata
+from storage.catalog import FaceCrop
 from storage.errors import ConfigError, StoreCorrupt, WeightsError
 from storage.keys import sha256_file
 from storage.runs import RunRecord, list_runs, load_run
@@ -38,7 +38,7 @@ IMPORTED: dict[str, tuple[str, ...]] = {GENERATOR: ("EDTalk", "EDTalk_lip_pose")
 _PUBLISHED_GENERATORS = {name.lower() for name in IMPORTED[GENERATOR]}
 _SUFFIXES = {".pt", ".pth", ".safetensors"}
 T = TypeVar("T")
-# What a run is or started from: (stage, id) of a run, (entry of models/weights.toml, sha256) of published weights.
+# A run, or what a run started from: (stage, id) of a run, (entry of weights.toml, sha256) of published weights.
 _Origin = tuple[str, str]
 
 
@@ -51,7 +51,8 @@ class Weights:
         name: of the run or file, for people, without a path.
         sha256: of the file.
         run: the run's record and the store it lies in, None for other files.
-        run_id: of the run that made them, also where only its file is at hand; None for those of others.
+        run_id: of the run that made them, also where only its file is at hand; None for third-party weights.
+        face_crop: how faces were found and cropped in their training data.
     """
 
     state: dict[str, Tensor]
@@ -59,6 +60,7 @@ class Weights:
     sha256: str
     run: tuple[Path, RunRecord] | None = None
     run_id: str | None = None
+    face_crop: FaceCrop = field(default_factory=FaceCrop)
 
 
 def find_weights(module: str, which: str | None = None, of: Weights | None = None) -> Weights:
@@ -66,9 +68,9 @@ def find_weights(module: str, which: str | None = None, of: Weights | None = Non
 
     Args:
         module: one of those above.
-        which: a run, its model file, a published file, an imported one. None takes what belongs to the run of `of`: a
-            run that started from the same run or published weights, for the mouth of published ones also an imported
-            file. Where no run has made `of`, it takes an imported file.
+        which: a run, its model file, a published file, an imported one. None takes the one that belongs to the run of
+            `of`: a run that started from the same run or published weights, for the mouth of published ones also an
+            imported file. Where no run has made `of`, it takes an imported file.
         of: weights of the generator that the module is to drive.
 
     Raises:
@@ -82,7 +84,7 @@ def find_weights(module: str, which: str | None = None, of: Weights | None = Non
     elif Path(which).suffix in _SUFFIXES:
         raise WeightsError(f"{which}: no such file; name a checkpoint file or a run")
     else:
-        found = _read_run(*_find_run(which), module)
+        found = _read_run(*find_run(which), module)
     if not found.state:
         stage = f" of stage {found.run[1].key.stage!r}" if found.run else ""
         raise WeightsError(f"{found.name}{stage} holds no {module!r}; name another run or file")
@@ -90,7 +92,7 @@ def find_weights(module: str, which: str | None = None, of: Weights | None = Non
 
 
 def generator(weights: Weights) -> EDTalk:
-    """The model that makes pictures, of the sizes that its tensors tell.
+    """The model that makes images, of the sizes that its tensors have.
 
     Raises:
         WeightsError: the tensors are not those of an EDTalk model.
@@ -104,17 +106,17 @@ def generator(weights: Weights) -> EDTalk:
 
 
 def mouth_model(weights: Weights) -> MouthNetwork:
-    """The network that turns sound into mouth codes; see models.edtalk.inference.audio_codes."""
+    """The network that turns audio into mouth codes; see models.edtalk.inference.audio_codes."""
     return _built(mouth_network, weights)
 
 
 def pose_model(weights: Weights) -> PoseFlow:
-    """The network that makes up head motion; see models.edtalk.inference.audio_codes."""
+    """The network that generates head motion; see models.edtalk.inference.audio_codes."""
     return _built(PoseFlow.of, weights).eval()
 
 
 def expression_model(weights: Weights) -> ExpressionPredictor:
-    """The network that turns sound into expression codes; see models.edtalk.inference.audio_codes."""
+    """The network that turns audio into expression codes; see models.edtalk.inference.audio_codes."""
     return _built(ExpressionPredictor.of, weights).eval()
 
 
@@ -143,31 +145,18 @@ def _built(make: Callable[[Mapping[str, Tensor]], T], weights: Weights) -> T:
 
 
 def _read_file(path: Path, module: str) -> Weights:
+    """From a model file of a run, an imported file, or a published one; no tensors when it is of another module."""
+    if path.suffix != ".safetensors":
+        return Weights(read_parts(path, IMPORTED).get(module, {}), path.name, sha256_file(path)[0])
     try:
-        state = part_of(load_file(path), module) if path.suffix == ".safetensors" else _published(path, module)
+        state, run_id = part_of(load_file(path), module), read_metadata(path).get("run")
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({error})") from None
-    run_id, run = _maker(path)
-    return Weights(state, path.name, sha256_file(path)[0], run, run_id)
-
-
-def _maker(path: Path) -> tuple[str | None, tuple[Path, RunRecord] | None]:
-    """The id of the run that made a file; its store and record, where it lies in its run's folder."""
-    if path.suffix != ".safetensors":
-        return None, None
-    with safe_open(path, "pt") as file:
-        run_id = json.loads((file.metadata() or {}).get("talkset", "{}")).get("run")
-    folder = path.absolute().parent.parent
-    if run_id is None or folder.name != run_id or not (folder / "run.json").is_file():
-        return run_id, None
-    store = folder.parent.parent
-    record = load_run(store, run_id)
-    return run_id, (store, record) if record else None
-
-
-def _published(path: Path, module: str) -> dict[str, Tensor]:
-    """The state dict of a module in a published file; empty when it is that of another one."""
-    return read_parts(path, IMPORTED).get(module, {})
+    folder, record = path.absolute().parent.parent, None
+    if run_id is not None and folder.name == run_id and (folder / "run.json").is_file():
+        record = load_run(folder.parents[1], run_id)
+    run = (folder.parents[1], record) if record else None
+    return Weights(state, path.name, sha256_file(path)[0], run, run_id, face_crop_of(path, run))
 
 
 def _imported_file(module: str) -> Path:
@@ -181,12 +170,21 @@ def _imported_file(module: str) -> Path:
 
 
 def _read_run(store: Path, record: RunRecord, module: str) -> Weights:
-    model = record.model()
-    tensors = checkpoint.load_tensors(run_folder(store, record.id), model)
-    return Weights(part_of(tensors, module), record.id, model.sha256, (store, record), record.id)
+    folder, model, run = run_folder(store, record.id), record.model(), (store, record)
+    tensors = load_tensors(folder, model)
+    face_crop = face_crop_of(folder / model.file, run)
+    return Weights(part_of(tensors, module), record.id, model.sha256, run, record.id, face_crop)
 
 
-def _find_run(which: str) -> tuple[Path, RunRecord]:
+def find_run(which: str) -> tuple[Path, RunRecord]:
+    """The store and record of a run of this system.
+
+    Args:
+        which: its id or the first digits of it, in a known store, or its folder.
+
+    Raises:
+        ConfigError: there is none, or several fit.
+    """
     folder = Path(which).absolute()
     if (folder / "run.json").is_file():
         stores, digits = [folder.parents[1]], folder.name
@@ -213,9 +211,15 @@ def _companion(module: str, of: Weights) -> Weights:
     store, record = of.run
     line = _line(store, record)
     for run in reversed(list_runs(store)):
-        is_other = (run.key.stage, run.id) not in line
-        if run.state == "done" and is_other and _origins(run) & line and _holds(store, run, module):
-            return _read_run(store, run, module)
+        if run.state == "done" and (run.key.stage, run.id) not in line and _origins(run) & line:
+            path = run_folder(store, run.id) / run.model().file
+            try:
+                with safe_open(path, "pt") as file:
+                    is_held = any(key.startswith(f"{module}.") for key in file.keys())  # noqa: SIM118 - it is no mapping
+            except (OSError, SafetensorError) as error:
+                raise StoreCorrupt(f"{path}: not a readable checkpoint ({error})") from error
+            if is_held:
+                return _read_run(store, run, module)
     if module == MOUTH and any(entry in _PUBLISHED_GENERATORS for entry, _ in line):
         return _read_file(_imported_file(module), module)
     raise WeightsError(
@@ -223,25 +227,15 @@ def _companion(module: str, of: Weights) -> Weights:
     )
 
 
-def _holds(store: Path, record: RunRecord, module: str) -> bool:
-    """Whether a run's model file names the module; reads no tensor."""
-    path = run_folder(store, record.id) / record.model().file
-    try:
-        with safe_open(path, "pt") as file:
-            return any(key.startswith(f"{module}.") for key in file.keys())  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise StoreCorrupt(f"{path}: not a readable checkpoint ({error})") from error
-
-
 def _origins(record: RunRecord) -> set[_Origin]:
-    """What a run itself started from."""
+    """Runs and published weights that a run itself started from."""
     key = record.key
     runs = {(stage, parent.run) for stage, parent in key.parents.items()}
     return runs | {(entry, key.weights[entry]) for entry in key.published.values()}
 
 
 def _line(store: Path, record: RunRecord) -> set[_Origin]:
-    """A run and all it goes back to."""
+    """A run and everything it goes back to."""
     parents = [found for parent in record.key.parents.values() if (found := load_run(store, parent.run))]
     own = {(record.key.stage, record.id)} | _origins(record)
     return own.union(*(_line(store, parent) for parent in parents))

@@ -1,30 +1,29 @@
-"""Published files of EDTalk, taken into use: read strictly, kept as safetensors in the cache of weights."""
+"""Import of published files of EDTalk: read strictly, kept as safetensors in the cache of weights."""
 
-import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.edtalk.inference.tracks import read_codes
 from models.edtalk.networks.audio2lip import Audio2Lip
 from models.edtalk.networks.discriminator import Discriminator
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.shape import Shape
 from models.edtalk.weights.find import GENERATOR, IMPORTED, MOUTH, SYSTEM, shape_of
-from models.edtalk.weights.published_checkpoints import fit_state, read_parts
+from models.edtalk.weights.published_checkpoints import fit_state, read_codes, read_parts
+from models.training.runs.checkpoint import read_metadata
 from storage import files
 from storage.emotions import EMOTIONS, MEAD_SPELLING, canonical_emotion
 from storage.errors import ConfigError, WeightsError
 from storage.keys import canonical_json, sha256_file
 from storage.weights import imported_folders, listed
 
-# In lower case these are entries of models/weights.toml.
+# In lower case these are entries of weights.toml.
 NAMES = ("EDTalk", "EDTalk_lip_pose", "Audio2Lip", "LIA")
 # The entry of the codes, which are a file for each emotion.
 EXPRESSIONS, EXPRESSION_SUFFIX = "edtalk_expressions", ".npy"
@@ -38,11 +37,11 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
 
     Args:
         system: 'edtalk'.
-        path: EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt or LIA's vox.pt; what it is, its tensors tell. Or codes of an
-            expression, happy.npy say; what they are, the name tells.
+        path: EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt or LIA's vox.pt, recognised by its tensors; or codes of an
+            expression, happy.npy say, recognised by its name.
 
     Returns:
-        name, licence, source_sha256, and path and sha256 of what was written; num_parameters of a network.
+        name, licence, source_sha256, and path and sha256 of the file written; num_parameters of a network.
         `discriminator` where the file holds one beside a generator: 'kept', from which training then starts, or why it
         was left out. `replaced` where another file had that name: its sha256.
 
@@ -52,53 +51,50 @@ def import_published(system: str, path: Path) -> dict[str, str | int]:
     """
     if system != SYSTEM:
         raise ConfigError(f"no published weights are known for {system!r}; there are those of {SYSTEM}")
-    return _import_expression(path) if path.suffix == EXPRESSION_SUFFIX else _import_network(path)
+    return import_expression(path) if path.suffix == EXPRESSION_SUFFIX else import_network(path)
 
 
-def _import_network(path: Path) -> dict[str, str | int]:
+def import_network(path: Path) -> dict[str, str | int]:
+    """`import_published` of a checkpoint file.
+
+    Raises:
+        WeightsError: see there.
+    """
     parts = read_parts(path, IMPORTED, (_DISCRIMINATOR,))
-    module, name, network = _network(parts, str(path))
+    module, name, network = network_of(parts, str(path))
+    tensors = {f"{module}.{key}": value.contiguous() for key, value in network.state_dict().items()}
     about = {"name": name, "licence": listed()[name.lower()].licence, "source_sha256": sha256_file(path)[0]}
+    more: dict[str, str | int] = {}
+    if module == GENERATOR and _DISCRIMINATOR in parts:
+        discriminator = Discriminator(shape_of(parts[GENERATOR], str(path)))
+        try:
+            fit_state(discriminator, parts[_DISCRIMINATOR], _DISCRIMINATOR, optional=())
+            state = discriminator.state_dict()
+            tensors |= {f"{_DISCRIMINATOR}.{key}": value.contiguous() for key, value in state.items()}
+            more["discriminator"] = "kept"
+        except WeightsError as error:
+            more["discriminator"] = f"left out, training starts with a new one: {error}"
     target = imported_folders(SYSTEM)[-1] / f"{name}.safetensors"
-    discriminator, told = _discriminator(parts, str(path)) if module == GENERATOR else (None, {})
-    told |= _replaced(target)
-    _write(target, _named(module, network) | _named(_DISCRIMINATOR, discriminator), about)
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    return about | {"num_parameters": num_parameters, "path": str(target), "sha256": sha256_file(target)[0]} | told
-
-
-def _import_expression(path: Path) -> dict[str, str | int]:
-    emotion = canonical_emotion(path.stem)
-    if emotion not in EMOTIONS:
-        raise ConfigError(f"{path}: named after no emotion; there are {', '.join(EMOTIONS)}")
-    codes = read_codes(path, Shape().num_expression)[:1].numpy()
-    target = imported_folders(SYSTEM)[-1] / f"{MEAD_SPELLING.get(emotion, emotion)}{EXPRESSION_SUFFIX}"
-    told: dict[str, str | int] = {
-        "name": emotion,
-        "licence": listed()[EXPRESSIONS].licence,
-        "source_sha256": sha256_file(path)[0],
-    }
-    told |= _replaced(target)
+    more |= _replaced(target)
     files.make_dir(target.parent)
-    buffer = BytesIO()
-    np.save(buffer, codes)
-    files.replace_durable(target, buffer.getvalue())
-    return told | {"path": str(target), "sha256": sha256_file(target)[0]}
+    temporary = target.with_name(f".{target.name}.unfinished")
+    try:
+        with files.out_of_space(target):
+            save_file(tensors, temporary, {"talkset": canonical_json(about).decode()})
+            files.fsync_file(temporary)
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    return about | {"num_parameters": num_parameters, "path": str(target), "sha256": sha256_file(target)[0]} | more
 
 
-def _replaced(target: Path) -> dict[str, str]:
-    """The hash of what is there before it is overwritten."""
-    return {"replaced": sha256_file(target)[0]} if target.is_file() else {}
+def network_of(parts: Parts, path: str) -> tuple[str, str, nn.Module]:
+    """(module, name, network with these tensors) of a published file; `path` is for messages.
 
-
-def imported() -> list[dict[str, str]]:
-    """Name, licence, source_sha256 and path of every imported file."""
-    places = [folder / f"{name}.safetensors" for name in NAMES for folder in imported_folders(SYSTEM)]
-    return [{"name": path.stem, "path": str(path)} | _about(path) for path in places if path.is_file()]
-
-
-def _network(parts: Parts, path: str) -> tuple[str, str, nn.Module]:
-    """(module, name, network with these tensors)."""
+    Raises:
+        WeightsError: the tensors are those of no network that is known.
+    """
     state = parts.get(GENERATOR)
     if not state:
         network = Audio2Lip()
@@ -111,39 +107,39 @@ def _network(parts: Parts, path: str) -> tuple[str, str, nn.Module]:
     return GENERATOR, "LIA" if is_lia else ("EDTalk" if is_full else "EDTalk_lip_pose"), model
 
 
-def _discriminator(parts: Parts, path: str) -> tuple[Discriminator | None, dict[str, str]]:
-    """The generator's discriminator, None where there is none that fits, and what to tell of it."""
-    if _DISCRIMINATOR not in parts:
-        return None, {}
-    network = Discriminator(shape_of(parts[GENERATOR], path))
-    try:
-        fit_state(network, parts[_DISCRIMINATOR], _DISCRIMINATOR, optional=())
-    except WeightsError as error:
-        return None, {"discriminator": f"left out, training starts with a new one: {error}"}
-    return network, {"discriminator": "kept"}
+def import_expression(path: Path) -> dict[str, str | int]:
+    """`import_published` of codes.
 
-
-def _named(module: str, network: nn.Module | None) -> dict[str, Tensor]:
-    """`<module>.<key>` of a network's tensors."""
-    state = network.state_dict() if network else {}
-    return {f"{module}.{key}": value.contiguous() for key, value in state.items()}
-
-
-def _write(target: Path, state: dict[str, Tensor], about: dict[str, str]) -> None:
+    Raises:
+        ConfigError: see there.
+    """
+    emotion = canonical_emotion(path.stem)
+    if emotion not in EMOTIONS:
+        raise ConfigError(f"{path}: named after no emotion; there are {', '.join(EMOTIONS)}")
+    codes = read_codes(path, Shape().num_expression)[:1].numpy()
+    target = imported_folders(SYSTEM)[-1] / f"{MEAD_SPELLING.get(emotion, emotion)}{EXPRESSION_SUFFIX}"
+    replaced, licence = _replaced(target), listed()[EXPRESSIONS].licence
+    buffer = BytesIO()
+    np.save(buffer, codes)
     files.make_dir(target.parent)
-    temporary = target.with_name(f".{target.name}.unfinished")
-    try:
-        with files.out_of_space(target):
-            save_file(state, temporary, {"talkset": canonical_json(about).decode()})
-            files.fsync_file(temporary)
-            temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.replace_durable(target, buffer.getvalue())
+    about: dict[str, str | int] = {"name": emotion, "licence": licence, "source_sha256": sha256_file(path)[0]}
+    return about | replaced | {"path": str(target), "sha256": sha256_file(target)[0]}
 
 
-def _about(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("talkset", "{}"))
-    except (OSError, SafetensorError, ValueError):
-        return {"licence": "unknown: the file cannot be read; import it again"}
+def _replaced(target: Path) -> dict[str, str]:
+    """The hash of the file that is about to be overwritten, if there is one."""
+    return {"replaced": sha256_file(target)[0]} if target.is_file() else {}
+
+
+def imported() -> list[dict[str, str]]:
+    """Name, licence, source_sha256 and path of every imported file."""
+    places = [folder / f"{name}.safetensors" for name in NAMES for folder in imported_folders(SYSTEM)]
+    found = []
+    for path in (place for place in places if place.is_file()):
+        try:
+            about = read_metadata(path)
+        except (OSError, SafetensorError, ValueError):
+            about = {"licence": "unknown: the file cannot be read; import it again"}
+        found.append({"name": path.stem, "path": str(path)} | about)
+    return found

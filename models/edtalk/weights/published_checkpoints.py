@@ -1,7 +1,7 @@
-"""Published checkpoint files (EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt, LIA's vox.pt) as state dicts.
+"""Published files: checkpoints (EDTalk.pt, EDTalk_lip_pose.pt, Audio2Lip.pt, LIA's vox.pt) and codes (happy.npy).
 
-Such a file is a dict of state dicts, `gen` (and `dis`) or `audio2lip`, beside the optimisers and an argparse.Namespace.
-It is read without running any code that it may hold.
+A checkpoint is a dict of state dicts, `gen` (and `dis`) or `audio2lip`, beside the optimisers and an
+argparse.Namespace. It is read without running any code that it may hold.
 """
 
 import argparse
@@ -10,20 +10,21 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from storage.errors import WeightsError
+from storage.errors import ConfigError, WeightsError
 
 State = Mapping[str, Tensor]
 
-# Where what LIA calls so lies in EDTalk; everything else under `enc.net_app` and `dec` keeps its name.
+# Names of LIA -> names of EDTalk; everything else under `enc.net_app` and `dec` keeps its name.
 LIA_RENAMED = {f"enc.fc.{layer}.": f"fc.{layer}." for layer in range(4)}
 # LIA's own code head and bank: EDTalk divides them, so its heads and banks start anew.
 LIA_DROPPED = ("enc.fc.4.", "dec.direction.")
 # A part that no published file has and whose first values change nothing.
 NOT_PUBLISHED = ("dec.rgb_residuals.",)
-# What each model has beyond the one before it.
+# The parts that each model has beyond the one before it.
 NOT_IN_MOUTH_POSE = (*NOT_PUBLISHED, "exp_fc.", "direction_exp.", "dec.fineadainresblock.")
 NOT_IN_LIA = (*NOT_IN_MOUTH_POSE, "lip_fc.", "pose_fc.", "direction_lipnonlip.")
 _NUM_NAMED = 3
@@ -79,11 +80,10 @@ def _reason(error: Exception) -> str:
 
 def lia_to_edtalk(state: State) -> dict[str, Tensor]:
     """The tensors of a LIA state dict that EDTalk has, under its names."""
-    return {_renamed(key): value for key, value in state.items() if not key.startswith(LIA_DROPPED)}
-
-
-def _renamed(key: str) -> str:
-    return next((new + key.removeprefix(old) for old, new in LIA_RENAMED.items() if key.startswith(old)), key)
+    kept = {key: value for key, value in state.items() if not key.startswith(LIA_DROPPED)}
+    for old, new in LIA_RENAMED.items():
+        kept = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in kept.items()}
+    return kept
 
 
 def fit_state(module: nn.Module, state: State, name: str, optional: tuple[str, ...] = NOT_PUBLISHED) -> None:
@@ -102,27 +102,44 @@ def fit_state(module: nn.Module, state: State, name: str, optional: tuple[str, .
     missing = [key for key in wanted if key not in state and not key.startswith(optional)]
     unknown = [key for key in state if key not in wanted]
     shared = {key: value for key, value in state.items() if key in wanted}
-    wrong = [
-        f"{key}: {_size(value)}, not {_size(wanted[key])}"
-        for key, value in shared.items()
-        if not _fits(value, wanted[key])
-    ]
+    wrong = []
+    for key, value in shared.items():
+        # the same shape but for axes of length 1
+        if [size for size in value.shape if size != 1] != [size for size in wanted[key].shape if size != 1]:
+            sizes = ("x".join(map(str, tensor.shape)) or "scalar" for tensor in (value, wanted[key]))
+            wrong.append(f"{key}: {', not '.join(sizes)}")
     faults = {"missing": missing, "unknown": unknown, "of another shape": wrong}
     if any(faults.values()):
-        told = "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in faults.items() if keys)
-        raise WeightsError(f"{name}: its tensors are not those of {type(module).__name__}: {told}")
+        listing = "; ".join(
+            f"{len(keys)} {kind} ({', '.join(keys[:_NUM_NAMED])}{', ...' if len(keys) > _NUM_NAMED else ''})"
+            for kind, keys in faults.items()
+            if keys
+        )
+        raise WeightsError(f"{name}: its tensors are not those of {type(module).__name__}: {listing}")
     fitting = {key: value.reshape(wanted[key].shape) for key, value in shared.items()}
     module.load_state_dict(wanted | fitting)
 
 
-def _fits(value: Tensor, wanted: Tensor) -> bool:
-    """Whether both have the same shape but for axes of length 1."""
-    return [size for size in value.shape if size != 1] == [size for size in wanted.shape if size != 1]
+def read_codes(path: Path, num_codes: int) -> Tensor:
+    """Codes from a .npy file: [K], [1, K] or [n, K] numbers; float32 [n, K].
 
-
-def _size(value: Tensor) -> str:
-    return "x".join(map(str, value.shape)) or "scalar"
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_NUM_NAMED]) + (", ..." if len(keys) > _NUM_NAMED else "")
+    Raises:
+        ConfigError: there is no such file, it is no .npy file without objects, of another shape, or not finite.
+    """
+    try:
+        with path.open("rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, EOFError, MemoryError) as error:
+        raise ConfigError(f"{path}: not a .npy file of numbers ({str(error).splitlines()[0]})") from None
+    if found.dtype.kind not in "fiu":
+        raise ConfigError(f"{path}: not a .npy file of numbers")
+    rows = found[None] if found.ndim == 1 else found
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != num_codes:
+        raise ConfigError(f"{path}: codes of shape {found.shape}, expected [n, {num_codes}] with n frames")
+    with np.errstate(over="ignore"):
+        codes = rows.astype(np.float32)
+    if not np.isfinite(codes).all():
+        raise ConfigError(f"{path}: holds NaN or infinite codes")
+    return torch.from_numpy(codes)

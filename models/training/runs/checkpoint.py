@@ -8,24 +8,27 @@ The tensors are written to a temporary file of the same folder, synced and renam
 without one does not exist. Nothing here is a pickle, and none is ever read.
 """
 
+import json
 import logging
 import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from storage import files
-from storage.errors import ConfigError, StoreCorrupt
+from storage.catalog import FaceCrop
+from storage.errors import ConfigError, StoreCorrupt, WeightsError
 from storage.keys import canonical_json, sha256_file
-from storage.runs import Checkpoint
+from storage.runs import Checkpoint, RunRecord
+from storage.snapshot import Snapshot
 
 FOLDER = "checkpoints"
 _TEMPORARY = ".unfinished"
@@ -46,7 +49,9 @@ class Identity(Strict):
         run, snapshot: ids.
         config_sha256: of what determines the result, see storage.runs.RunKey.
         parents: stage -> SHA-256 of the 'model' file it started from.
-        code_version: of this package; the only field that may differ between two sessions of a run.
+        code_version: of this package; may differ between two sessions of a run.
+        face_crop: how the faces of the snapshot were cropped, which model files carry for inference; None in sidecars
+            written before there was such a field.
     """
 
     run: str
@@ -54,6 +59,7 @@ class Identity(Strict):
     config_sha256: str
     parents: dict[str, str] = {}
     code_version: str = ""
+    face_crop: FaceCrop | None = None
 
     def require_same(self, other: "Identity") -> None:
         """Refuses to resume a state of another training.
@@ -103,7 +109,10 @@ def save_checkpoint(
     path = run / FOLDER / f"{prefix}{kind}-{step:08d}.safetensors"
     files.make_dir(path.parent)
     with _temporary_sibling(path) as temporary:
-        _write_tensors(temporary, tensors, {"run": identity.run, "snapshot": identity.snapshot, "step": step})
+        about = {"run": identity.run, "snapshot": identity.snapshot, "step": step}
+        if kind == "model" and identity.face_crop:
+            about |= identity.face_crop.model_dump(mode="json")
+        _write_tensors(temporary, tensors, about)
         sha256, num_bytes = sha256_file(temporary)
         _sidecar_path(path).unlink(missing_ok=True)
         temporary.replace(path)
@@ -156,6 +165,41 @@ def load_tensors(run: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise StoreCorrupt(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a safetensors file of this package says of itself: run, snapshot, step, and in model files the rules of
+    storage.catalog.FaceCrop; empty for other files.
+
+    Raises:
+        OSError, SafetensorError: it cannot be read.
+    """
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("talkset", "{}"))
+
+
+def face_crop_of(path: Path, run: tuple[Path, RunRecord] | None = None) -> FaceCrop:
+    """How faces were found and cropped in a model's training data.
+
+    Args:
+        path: of the model file; it says so itself unless it is older than that or not of this package: then the answer
+            is the default, the published crop.
+        run: store and record of the run that made it, where they are there: its snapshot's config comes first.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be read.
+        WeightsError: the rules are not known to this version.
+    """
+    settings: Mapping[str, Any] = {}
+    if run:
+        with suppress(ConfigError):  # the snapshot is not in the store
+            settings = Snapshot.open(run[0], run[1].key.snapshot).body.config
+    try:
+        return FaceCrop.of(settings or read_metadata(path))
+    except ValidationError as error:
+        raise WeightsError(
+            f"{path}: its crop rule is not known here ({error.errors()[0]['msg']}); update talkset"
+        ) from None
 
 
 def is_intact(run: Path, checkpoint: Checkpoint) -> bool:

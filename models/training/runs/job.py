@@ -9,6 +9,7 @@ from models.training.runs.card import DataFacts
 from models.training.runs.checkpoint import Identity
 from models.training.runs.published import Published
 from models.training.stages import Stage
+from storage.catalog import FaceCrop
 from storage.keys import canonical_json, sha256_hex
 from storage.runs import RunRecord, load_run
 from storage.snapshot import Snapshot
@@ -56,4 +57,5 @@ class Job:
             config_sha256=sha256_hex(canonical_json(key.config)),
             parents={stage: parent.sha256 for stage, parent in key.parents.items()},
             code_version=self.new.code_version,
+            face_crop=FaceCrop.of(self.snapshot.body.config),
         )

@@ -15,6 +15,7 @@ from models.edtalk.networks.speech_encoder import SpeechSize
 from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
 from models.nn.standardiser import Standardiser
 from models.training.runs.checkpoint import Identity, save_checkpoint
+from storage.catalog import FaceCrop
 from storage.runs import RunRecord, save_run
 from storage.snapshot import Snapshot
 from storage.store_layout import run_folder
@@ -35,7 +36,8 @@ def save_trained(
     record = finished_run(snapshot, stage, parents, published=published)
     folder = run_folder(snapshot.store, record.id)
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    identity = Identity(run=record.id, snapshot=snapshot.id, config_sha256=record.key.digest())
+    face_crop = FaceCrop.of(snapshot.body.config)
+    identity = Identity(run=record.id, snapshot=snapshot.id, config_sha256=record.key.digest(), face_crop=face_crop)
     saved = save_checkpoint(folder, "model", 10, identity, tensors)
     record = record.model_copy(update={"checkpoints": (saved,)})
     save_run(snapshot.store, record)

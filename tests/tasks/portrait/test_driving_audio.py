@@ -1,4 +1,4 @@
-"""Sound that drives a face: whole frames, the mel of the features, memory, and one line for what cannot drive."""
+"""Audio that drives a face: whole frames, the features of extractors, memory, and one line for what cannot drive."""
 
 import tracemalloc
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.errors import PreflightError
+from storage.errors import ConfigError, PreflightError
 from tasks.features.mel import edtalk_mel
+from tasks.features.mel50 import geneface_mel
 from tasks.media.encode import write_audio_file
-from tasks.portrait.driving_audio import long_mel, read_driving_sound, video_sound
+from tasks.portrait.driving_audio import audio_features, long_mel, read_driving_audio, video_audio
 from tests.scenes import write_scene
 
 
@@ -35,38 +36,51 @@ def test_the_mel_of_ten_minutes_needs_little_memory() -> None:
     assert peak < mel.nbytes + (50 << 20)
 
 
+def test_features_are_those_of_the_extractors() -> None:
+    samples = hum(640 * 12)
+    found = audio_features(samples, ("mel50", "mel"))
+    assert {name: array.shape for name, array in found.items()} == {
+        "mel": (39, 80), "mel50": (24, 80), "f0_hz": (24,), "voiced": (24,), "rms": (24,),
+    }  # fmt: skip
+    np.testing.assert_allclose(found["mel"], edtalk_mel(samples), atol=1e-5)
+    np.testing.assert_array_equal(found["mel50"], geneface_mel(samples))
+    assert audio_features(samples, ()) == {}
+    with pytest.raises(ConfigError, match="no extractor 'hearing'; there are bbox"):
+        audio_features(samples, ("hearing",))
+
+
 def test_whole_frames_are_used(tmp_path: Path) -> None:
     write_audio_file(tmp_path / "a.wav", hum(640 * 30 + 500), 16_000)
-    sound = read_driving_sound(tmp_path / "a.wav")
-    assert (sound.num_frames, sound.samples.shape, sound.mel.shape) == (30, (640 * 30,), (97, 80))
-    np.testing.assert_allclose(sound.samples, hum(640 * 30 + 500)[: 640 * 30], atol=1e-4)
+    samples = read_driving_audio(tmp_path / "a.wav")
+    assert (samples.shape, samples.dtype) == ((640 * 30,), np.float32)
+    np.testing.assert_allclose(samples, hum(640 * 30 + 500)[: 640 * 30], atol=1e-4)
 
 
 def test_another_rate_is_resampled(tmp_path: Path) -> None:
     seconds = np.arange(96_000) / 48_000
     write_audio_file(tmp_path / "a.wav", (0.5 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32), 48_000)
-    sound = read_driving_sound(tmp_path / "a.wav")
-    assert sound.num_frames == 50
+    samples = read_driving_audio(tmp_path / "a.wav")
+    assert len(samples) == 640 * 50
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
-    assert np.abs(sound.samples - expected)[500:-500].max() < 0.01
+    assert np.abs(samples - expected)[500:-500].max() < 0.01
 
 
-def test_the_sound_of_a_video_begins_with_its_first_frame(tmp_path: Path) -> None:
-    picture, sound = np.zeros((32, 32, 3), np.uint8), hum(16_000)
-    late = write_scene(tmp_path / "late.mp4", [picture] * 30, sound, sound_start_s=0.2)
-    found = video_sound(late, 40)
+def test_the_audio_of_a_video_begins_with_its_first_frame(tmp_path: Path) -> None:
+    frame, audio = np.zeros((32, 32, 3), np.uint8), hum(16_000)
+    late = write_scene(tmp_path / "late.mp4", [frame] * 30, audio, sound_start_s=0.2)
+    found = video_audio(late, 40)
     assert found is not None
     assert found.shape == (640 * 40,)
     assert np.abs(found[:2000]).max() < 0.02
-    assert np.corrcoef(found[3200 : 3200 + 16_000], sound)[0, 1] > 0.9
+    assert np.corrcoef(found[3200 : 3200 + 16_000], audio)[0, 1] > 0.9
     assert not found[640 * 35 :].any()
-    assert video_sound(write_scene(tmp_path / "mute.mp4", [picture] * 30), 30) is None
+    assert video_audio(write_scene(tmp_path / "mute.mp4", [frame] * 30), 30) is None
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mute.mp4", "has no sound"),
+        ("mute.mp4", "has no audio"),
         ("silent.wav", "is silent"),
         ("short.wav", "300 samples long, shorter than a frame"),
         ("text.wav", "no video or audio container"),
@@ -77,8 +91,8 @@ def test_what_cannot_drive_is_one_line(tmp_path: Path, name: str, message: str) 
     write_scene(tmp_path / "mute.mp4", [np.zeros((32, 32, 3), np.uint8)] * 10)
     write_audio_file(tmp_path / "silent.wav", np.zeros(16_000, np.float32), 16_000)
     write_audio_file(tmp_path / "short.wav", hum(300), 16_000)
-    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "text.wav").write_text("no audio")
     with pytest.raises(PreflightError, match=message) as error:
-        read_driving_sound(tmp_path / name)
+        read_driving_audio(tmp_path / name)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(tmp_path / name))

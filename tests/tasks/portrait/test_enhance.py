@@ -10,8 +10,8 @@ from tasks.portrait import enhance
 OFFERED = (("zoom", "none"), ("plain", "load_doubled"))
 
 
-def doubled(picture: np.ndarray) -> np.ndarray:
-    return picture.repeat(2, 0).repeat(2, 1)
+def doubled(image: np.ndarray) -> np.ndarray:
+    return image.repeat(2, 0).repeat(2, 1)
 
 
 def load_doubled(device: str):
@@ -27,5 +27,5 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_by_name_of_the_installed_enhancers_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch)
-    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert np.array_equal(enhance.load_enhancer("cpu")(picture), doubled(picture))
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert np.array_equal(enhance.load_enhancer("cpu")(image), doubled(image))

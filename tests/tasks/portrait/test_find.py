@@ -1,4 +1,4 @@
-"""The square around a face: as in the cut, of pictures and of videos; frames in any order; one line for what fails."""
+"""The square around a face: as in the cut, of images and of videos; frames in any order; one line for what fails."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.catalog import ClipRule
+from storage.catalog import ClipRule, CropRule
 from storage.errors import PreflightError
 from tasks.faces.backend import FaceBackend, load_backend
-from tasks.portrait.find import Framing, Portrait, Shot, crops, find_portrait, frames, is_video
+from tasks.portrait.find import Framing, Portrait, Shot, crops, find_portrait, frames
 from tests.scenes import cut_files, dataset_in, hum, write_scene
 
 WHOLE = ClipRule(length_s="whole", min_tail_s=0.4)
-CROPPED = Framing(is_cropped=True)
+CROPPED = Framing(cropped=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def moved(rgb: np.ndarray, dx: float, dy: float = 0.0, size: tuple[int, int] | N
 
 
 @pytest.mark.parametrize("make", [astronaut, hopper])
-def test_a_picture_has_the_square_that_the_cut_gives_a_video_of_it_with_room_to_move(
+def test_an_image_has_the_square_that_the_cut_gives_a_video_of_it_with_room_to_move(
     tmp_path: Path, backend, make
 ) -> None:
     rgb = make()
@@ -112,7 +112,7 @@ def test_crops_are_resampled_as_pillow_does_and_padded_with_black(tmp_path: Path
     rgb = moved(astronaut(), -180, -30)
     portrait = find_portrait(save(tmp_path / "a.png", rgb), lambda: backend, Framing())
     x0, y0, side = portrait.shots[0].box
-    assert x0 < -20, "the square leaves the picture"
+    assert x0 < -20, "the square leaves the image"
     padded = np.zeros((800, 800, 3), np.uint8)
     padded[100 : 100 + rgb.shape[0], 100 : 100 + rgb.shape[1]] = rgb
     corners = (x0 + 100, y0 + 100, x0 + 100 + side, y0 + 100 + side)
@@ -142,15 +142,17 @@ def test_each_shot_has_its_own_square(tmp_path: Path, backend) -> None:
 
 def test_margin_and_largest_side(tmp_path: Path, backend) -> None:
     path = save(tmp_path / "a.png", cv2.resize(astronaut(), (1000, 1000)))
-    tight, wide = (find_portrait(path, lambda: backend, Framing(margin=margin)).shots[0].box for margin in (0.0, 0.5))
+    tight, wide = (
+        find_portrait(path, lambda: backend, Framing(CropRule(margin=margin))).shots[0].box for margin in (0.0, 0.5)
+    )
     assert wide[2] == pytest.approx(2 * tight[2], abs=2)
     assert wide[0] + wide[2] / 2 == pytest.approx(tight[0] + tight[2] / 2, abs=2)
-    small = find_portrait(path, lambda: backend, Framing(margin=0.0, max_side_px=500))
+    small = find_portrait(path, lambda: backend, Framing(CropRule(margin=0.0), max_side_px=500))
     assert small.shape == (500, 500)
     assert small.shots[0].box[2] == pytest.approx(tight[2] / 2, abs=3)
 
 
-def test_cropped_pictures_are_taken_whole_and_never_squeezed(tmp_path: Path) -> None:
+def test_cropped_images_are_taken_whole_and_never_squeezed(tmp_path: Path) -> None:
     def no_backend() -> FaceBackend:
         raise AssertionError("no face is to be looked for")
 
@@ -165,7 +167,7 @@ def test_cropped_pictures_are_taken_whole_and_never_squeezed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["grey.png", "alpha.png", "turned.jpg"])
-def test_pictures_of_every_kind_come_upright_and_in_colour(tmp_path: Path, kind: str) -> None:
+def test_images_of_every_kind_come_upright_and_in_colour(tmp_path: Path, kind: str) -> None:
     rgb = np.zeros((40, 60, 3), np.uint8)
     rgb[:20] = (250, 20, 20)
     image, options = Image.fromarray(rgb), {}
@@ -178,12 +180,12 @@ def test_pictures_of_every_kind_come_upright_and_in_colour(tmp_path: Path, kind:
         exif[0x0112] = 6  # to be shown turned clockwise
         options = {"exif": exif, "quality": 95}
     image.save(tmp_path / kind, **options)
-    picture = find_portrait(tmp_path / kind, lambda: load_backend("dlib"), CROPPED).picture
-    assert picture is not None
-    assert picture.shape == (40, 60, 3)
-    assert picture[5].mean() > picture[35].mean() + 50
+    found = find_portrait(tmp_path / kind, lambda: load_backend("dlib"), CROPPED).image
+    assert found is not None
+    assert found.shape == (40, 60, 3)
+    assert found[5].mean() > found[35].mean() + 50
     if kind != "grey.png":
-        assert (np.abs(picture[5, 5].astype(int) - (250, 20, 20)) < 12).all()
+        assert (np.abs(found[5, 5].astype(int) - (250, 20, 20)) < 12).all()
 
 
 # ---- frames in any order
@@ -218,7 +220,7 @@ def test_frames_that_wait_do_not_stay_in_memory(tmp_path: Path, monkeypatch: pyt
     assert found == [(index, None) for index in order]
 
 
-def test_a_picture_is_shown_as_often_as_asked(tmp_path: Path) -> None:
+def test_an_image_is_shown_as_often_as_asked(tmp_path: Path) -> None:
     rgb = np.full((20, 20, 3), 7, np.uint8)
     portrait = find_portrait(save(tmp_path / "a.png", rgb), lambda: load_backend("dlib"), CROPPED)
     shown = list(frames(portrait, 20, [0, 0, 0], tmp_path, has_whole=True))
@@ -252,13 +254,13 @@ def test_two_faces_unless_the_largest_is_wanted(tmp_path: Path, backend) -> None
     small = cv2.copyMakeBorder(cv2.resize(face, (225, 225)), 75, 0, 75, 0, cv2.BORDER_REPLICATE)
     for name, pair in (("left", [face, small]), ("right", [small, face])):
         rgb = np.concatenate(pair, axis=1)
-        picture = save(tmp_path / f"{name}.png", rgb)
-        assert "2 faces; crop it to one of them, or use --largest-face" in refusal(picture, backend)
-        x0, _, side = find_portrait(picture, lambda: backend, Framing(takes_largest=True)).shots[0].box
+        image = save(tmp_path / f"{name}.png", rgb)
+        assert "2 faces; crop it to one of them, or use --largest-face" in refusal(image, backend)
+        x0, _, side = find_portrait(image, lambda: backend, Framing(largest_face=True)).shots[0].box
         assert (x0 + side / 2 > 300) == (name == "right")
     write_scene(tmp_path / "two.mp4", [rgb] * 30)
     assert "2 faces from 0.00 to 1.20 s" in refusal(tmp_path / "two.mp4", backend)
-    video = find_portrait(tmp_path / "two.mp4", lambda: backend, Framing(takes_largest=True))
+    video = find_portrait(tmp_path / "two.mp4", lambda: backend, Framing(largest_face=True))
     left, _, found = video.shots[0].box
     assert found * 1.12 == pytest.approx(side, abs=3)
     assert left + found / 2 == pytest.approx(x0 + side / 2, abs=3)
@@ -272,7 +274,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, backend) -> None:
     write_scene(tmp_path / "scene.mp4", [astronaut()] * 30)
     content = (tmp_path / "scene.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
-    assert "damaged, too small, or not a picture" in refusal(tmp_path / "cut.png", backend)
+    assert "damaged, too small, or not an image" in refusal(tmp_path / "cut.png", backend)
     assert "no video or audio container" in refusal(tmp_path / "text.mp4", backend)
     assert "no bytes" in refusal(tmp_path / "empty.jpg", backend)
     assert "the header promises" in refusal(tmp_path / "cut.mp4", backend)
@@ -280,8 +282,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, backend) -> None:
     assert "cannot be read (Is a directory)" in refusal(tmp_path, backend)
 
 
-def test_videos_are_told_from_pictures_and_codes_by_content(tmp_path: Path) -> None:
+def test_videos_and_images_are_distinguished_by_content(tmp_path: Path, backend) -> None:
     save(tmp_path / "a.mp4", astronaut(), format="png")
-    (tmp_path / "c.npy").write_bytes(b"x")
-    assert [is_video(tmp_path / name) for name in ("a.mp4", "c.npy")] == [False, False]
-    assert is_video(write_scene(tmp_path / "d.mp4", [astronaut()] * 2))
+    write_scene(tmp_path / "d.png", [astronaut()] * 2)
+    found = [find_portrait(tmp_path / name, lambda: backend, CROPPED) for name in ("a.mp4", "d.png")]
+    assert [portrait.image is None for portrait in found] == [False, True]

@@ -1,4 +1,4 @@
-"""Small real networks in ONNX form against what they must make of a picture; each fault is one line."""
+"""Small real networks in ONNX form against what they must make of an image; each fault is one line."""
 
 import os
 from collections.abc import Sequence
@@ -42,12 +42,12 @@ def refusal(kind: type[TalksetError], device: str = "cpu") -> str:
 # ---- what it makes
 
 
-def test_identity_gives_the_picture_at_twice_its_size(weights: Path) -> None:
+def test_identity_gives_the_image_at_twice_its_size(weights: Path) -> None:
     write_network(weights, 64)
-    picture = noise(32)
-    made = enhance.load_enhancer("cpu")(picture)
+    image = noise(32)
+    made = enhance.load_enhancer("cpu")(image)
     assert made.dtype == np.uint8
-    assert np.array_equal(made, cv2.resize(picture, (64, 64), interpolation=cv2.INTER_CUBIC))
+    assert np.array_equal(made, cv2.resize(image, (64, 64), interpolation=cv2.INTER_CUBIC))
 
 
 def test_every_value_survives_the_way_in_and_out(weights: Path) -> None:
@@ -64,14 +64,14 @@ def test_every_value_survives_the_way_in_and_out(weights: Path) -> None:
 def test_channels_are_red_green_blue_in_minus_one_to_one(weights: Path, scale: Sequence[float]) -> None:
     shift = (0.25, 0.0, -0.5)
     write_network(weights, 64, scale, shift)
-    picture = smooth(32)
-    given = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_CUBIC) / 127.5 - 1
+    image = smooth(32)
+    given = cv2.resize(image, (64, 64), interpolation=cv2.INTER_CUBIC) / 127.5 - 1
     expected = (np.clip(given * scale + shift, -1, 1) + 1) * 127.5
-    assert np.abs(enhance.load_enhancer("cpu")(picture) - expected).max() <= 0.501
+    assert np.abs(enhance.load_enhancer("cpu")(image) - expected).max() <= 0.501
 
 
 @pytest.mark.parametrize("side_px", [16, 24, 48, 96, 256])
-def test_the_size_is_that_of_the_picture_not_of_the_network(weights: Path, side_px: int) -> None:
+def test_the_size_is_that_of_the_image_not_of_the_network(weights: Path, side_px: int) -> None:
     write_network(weights, 64)
     made = enhance.load_enhancer("cpu")(smooth(side_px))
     assert made.shape == (2 * side_px, 2 * side_px, 3)
@@ -80,8 +80,8 @@ def test_the_size_is_that_of_the_picture_not_of_the_network(weights: Path, side_
 
 def test_a_network_may_draw_larger_than_it_looks_and_leave_the_batch_open(weights: Path) -> None:
     write_network(weights, 32, batch="batch", factor=2)
-    picture = noise(32)
-    assert np.array_equal(enhance.load_enhancer("cpu")(picture), picture.repeat(2, 0).repeat(2, 1))
+    image = noise(32)
+    assert np.array_equal(enhance.load_enhancer("cpu")(image), image.repeat(2, 0).repeat(2, 1))
 
 
 def test_an_installed_package_comes_first(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_a_network_of_another_form_is_refused(weights: Path, form: dict, found: 
     assert told.endswith("expected one input tensor(float) [1, 3, T, T]")
 
 
-def test_what_is_made_must_be_a_picture(weights: Path) -> None:
+def test_what_is_made_must_be_an_image(weights: Path) -> None:
     write_network(weights, 64, made=(1, 3, 32, 128))
     assert f"{weights}: the network made [1, 3, 32, 128]" in refusal(WeightsError)
 
@@ -149,9 +149,9 @@ def test_what_cannot_work_is_one_line(weights: Path, capfd: pytest.CaptureFixtur
     assert capfd.readouterr().err == ""
 
 
-def test_nan_is_no_picture(weights: Path) -> None:
+def test_nan_is_no_image(weights: Path) -> None:
     write_network(weights, 64, scale=(1.0, np.nan, 1.0))
-    assert f"{weights}: the network made a picture of NaN" in refusal(WeightsError)
+    assert f"{weights}: the network made an image of NaN" in refusal(WeightsError)
 
 
 def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

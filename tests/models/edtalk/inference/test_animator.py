@@ -1,4 +1,4 @@
-"""Pictures one after the other: what they cost, that they are the model's, that memory does not grow."""
+"""Images one after the other: what they cost, that they are the model's, that memory does not grow."""
 
 import gc
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def make_model(shape: Shape = SMALL, **options: bool) -> EDTalk:
     return model
 
 
-def pictures(num: int, size_px: int = 32, seed: int = 0) -> list[np.ndarray]:
+def noise(num: int, size_px: int = 32, seed: int = 0) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, 256, (num, size_px, size_px, 3), dtype=np.uint8))
 
 
@@ -90,17 +90,17 @@ def test_multiplications_per_frame_are_at_the_floor(on_meta: torch.device, batch
     assert cost(num, mouth=mouth, expression=expression) - num * predefined == pytest.approx(26.0, abs=0.2)
 
 
-def _cost_of_codes(animator: Animator, picture: np.ndarray, num: int) -> float:
+def _cost_of_codes(animator: Animator, image: np.ndarray, num: int) -> float:
     with FlopCounterMode(display=False) as counter:
-        animator.codes([picture] * num)
+        animator.codes([image] * num)
     return counter.get_total_flops() / 2e9 / num
 
 
 def test_memory_does_not_grow_with_ten_minutes() -> None:
-    """Pictures that were kept would take 42 MiB."""
+    """Images that were kept would take 42 MiB."""
     animator, num = Animator(make_model(), batch_size=64), 15_000
     tracks, made = random_tracks(num), 0
-    frames = animator.animate(pictures(1)[0], tracks, num)
+    frames = animator.animate(noise(1)[0], tracks, num)
     for _ in islice(frames, 500):
         made += 1
     gc.collect()
@@ -118,7 +118,7 @@ def test_a_video_is_read_a_batch_at_a_time() -> None:
         nonlocal read
         for _ in count():
             read += 1
-            yield pictures(1)[0]
+            yield noise(1)[0]
 
     found = list(islice(Animator(make_model(), batch_size=4).redraw(endless(), Tracks()), 6))
     assert (len(found), read) == (6, 8)
@@ -129,7 +129,7 @@ def test_a_video_is_read_a_batch_at_a_time() -> None:
 
 @pytest.mark.parametrize("has_expression", [True, False])
 def test_a_portrait_driven_by_its_own_codes_is_what_the_model_draws(has_expression: bool) -> None:
-    model, frames = make_model(has_expression=has_expression), pictures(3)
+    model, frames = make_model(has_expression=has_expression), noise(3)
     with torch.no_grad():
         expected = levels(model(images_of(frames), images_of(frames))[0])
     animator = Animator(model, batch_size=2)
@@ -141,7 +141,7 @@ def test_a_portrait_driven_by_its_own_codes_is_what_the_model_draws(has_expressi
 
 
 def test_frames_are_those_of_the_models_own_rendering() -> None:
-    model, portrait, tracks = make_model(), pictures(1), random_tracks(5)
+    model, portrait, tracks = make_model(), noise(1), random_tracks(5)
     assert tracks.mouth is not None
     assert tracks.pose is not None
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_frames_are_those_of_the_models_own_rendering() -> None:
 
 @pytest.mark.parametrize("is_video", [False, True])
 def test_the_size_of_batches_does_not_show(is_video: bool) -> None:
-    tracks, frames = random_tracks(11), pictures(11)
+    tracks, frames = random_tracks(11), noise(11)
     found = []
     for batch_size in (1, 8):
         animator = Animator(make_model(), batch_size=batch_size)
@@ -167,7 +167,7 @@ def test_one_expression_for_all_frames_is_computed_once_and_gives_the_same(monke
     tracks = random_tracks(6)
     assert tracks.expression is not None
     one, all_the_same = tracks.expression[:1], tracks.expression[:1].repeat(6, 1)
-    animator, portrait = Animator(make_model(), batch_size=2), pictures(1)[0]
+    animator, portrait = Animator(make_model(), batch_size=2), noise(1)[0]
     blocks, calls = animator.model.dec.fineadainresblock, []
     for block in blocks:
         block.register_forward_hook(lambda *_: calls.append(1))
@@ -183,20 +183,20 @@ def test_one_expression_for_all_frames_is_computed_once_and_gives_the_same(monke
     ("value", "level"), [(-3.0, 0), (-1.0, 0), (-0.5, 64), (0.0, 128), (0.502, 192), (1.0, 255), (7.0, 255)]
 )
 def test_values_have_one_fixed_scale(value: float, level: int) -> None:
-    """A flat picture of every value: -1 is 0, 1 is 255, beyond is cut off, whatever else is in the video."""
+    """A flat image of every value: -1 is 0, 1 is 255, beyond is cut off, whatever else is in the video."""
     model = make_model(TINY)
     with torch.no_grad():
         for to_rgb in model.dec.to_rgbs:
             for parameter in to_rgb.parameters():
                 parameter.zero_()
         model.dec.to_rgbs[-1].bias.fill_(value)
-    found = np.stack(list(Animator(model).animate(pictures(1, 16)[0], random_tracks(2), 2)))
+    found = np.stack(list(Animator(model).animate(noise(1, 16)[0], random_tracks(2), 2)))
     assert np.unique(found).tolist() == [level]
     assert (found.shape, found.dtype) == ((2, 16, 16, 3), np.uint8)
 
 
-def test_codes_are_those_of_the_model_and_pictures_of_another_size_are_resized() -> None:
-    model, frames = make_model(), pictures(5)
+def test_codes_are_those_of_the_model_and_images_of_another_size_are_resized() -> None:
+    model, frames = make_model(), noise(5)
     animator = Animator(model, batch_size=2)
     with torch.no_grad():
         expected = model.codes(model.encode(images_of(frames)))
@@ -210,7 +210,7 @@ def test_codes_are_those_of_the_model_and_pictures_of_another_size_are_resized()
 
 
 def test_half_precision_draws_about_the_same_and_keeps_codes_whole() -> None:
-    tracks, portrait = random_tracks(3), pictures(1)
+    tracks, portrait = random_tracks(3), noise(1)
     exact, rough = (Animator(make_model(), precision=precision) for precision in ("fp32", "bf16"))
     found = [np.stack(list(animator.animate(portrait[0], tracks, 3))).astype(float) for animator in (exact, rough)]
     assert 0 < np.abs(found[0] - found[1]).mean() < 4
@@ -220,11 +220,11 @@ def test_half_precision_draws_about_the_same_and_keeps_codes_whole() -> None:
 
 
 def test_tracks_that_do_not_fit_are_refused() -> None:
-    animator, portrait = Animator(make_model()), pictures(1)[0]
+    animator, portrait = Animator(make_model()), noise(1)[0]
     with pytest.raises(ConfigError, match="3 mouth codes for 5 frames"):
         next(animator.animate(portrait, Tracks(mouth=torch.zeros(3, 20)), 5))
     plain = Animator(make_model(has_expression=False))
     with pytest.raises(ConfigError, match="no expression bank"):
         next(plain.animate(portrait, Tracks(expression=torch.zeros(1, 10)), 5))
-    with pytest.raises(ConfigError, match="no picture"):
+    with pytest.raises(ConfigError, match="no image"):
         animator.codes([])

@@ -1,11 +1,11 @@
-"""What inference asks of the networks: shapes, seeds, references, and the same codes as of all sound at once."""
+"""Codes from audio: shapes, seeds, references, and the same codes in pieces as of all audio at once."""
 
 import numpy as np
 import pytest
 import torch
 
 from models.edtalk.inference import audio_codes
-from models.edtalk.inference.audio_codes import expression_codes, mouth_codes, pose_codes
+from models.edtalk.inference.audio_codes import PoseSampling, expression_codes, mouth_codes, pose_codes
 from models.edtalk.networks import speech_encoder
 from models.edtalk.networks.audio2lip import Audio2Lip
 from models.edtalk.networks.expression_predictor import EmotionTable, ExpressionPredictor
@@ -21,7 +21,7 @@ SIZE = SpeechSize(width=8, num_layers=3)
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sound is read in several pieces."""
+    """Audio is read in several pieces."""
     defaults = speech_encoder.encode_in_chunks.__wrapped__.__defaults__  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(speech_encoder.encode_in_chunks.__wrapped__, "__defaults__", (*defaults[:-1], 10))  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(audio_codes, "AUDIO2LIP_FRAMES", 10)
@@ -37,7 +37,7 @@ def scale(num_codes: int) -> Standardiser:
 
 
 @pytest.mark.parametrize("kind", ["temporal", "compatible"])
-def test_mouth_codes_are_those_of_all_sound_at_once(mel: np.ndarray, kind: str) -> None:
+def test_mouth_codes_are_those_of_all_audio_at_once(mel: np.ndarray, kind: str) -> None:
     torch.manual_seed(0)
     network: MouthNetwork = TemporalAudio2Lip(scale(20), SIZE) if kind == "temporal" else Audio2Lip()
     last = network.leave if isinstance(network, TemporalAudio2Lip) else network.mapping
@@ -68,34 +68,34 @@ def flow() -> PoseFlow:
 
 def test_poses_depend_on_the_seed_and_move_about_their_rest(mel: np.ndarray) -> None:
     network, rest = flow(), torch.tensor([1.0, 2, 3, 4, 5, 6])
-    first, again, other = (pose_codes(network, mel, NUM_FRAMES, rest, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (pose_codes(network, mel, NUM_FRAMES, PoseSampling(seed), rest) for seed in (1, 1, 2))
     assert (first.shape, first.dtype) == ((NUM_FRAMES, 6), torch.float32)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert torch.equal(first[0], rest)
     assert (first - rest).abs().max() <= 3 + 1e-5
-    moved = pose_codes(network, mel, NUM_FRAMES, rest + 1, seed=1)
+    moved = pose_codes(network, mel, NUM_FRAMES, PoseSampling(1), rest + 1)
     torch.testing.assert_close(moved, first + 1, atol=1e-5, rtol=0)
     assert torch.equal(pose_codes(network, mel, NUM_FRAMES)[0], torch.full((6,), 5.0)), "the mean of the training clips"
     start = torch.tensor([1.5, 2, 3, 4, 5, 6])
-    torch.testing.assert_close(pose_codes(network, mel, NUM_FRAMES, rest, start=start)[0], start)
+    torch.testing.assert_close(pose_codes(network, mel, NUM_FRAMES, None, rest, start)[0], start)
 
 
-def test_a_longer_sound_begins_like_its_beginning(mel: np.ndarray) -> None:
-    """As far as the sound behind the end is not heard."""
+def test_longer_audio_begins_like_its_beginning(mel: np.ndarray) -> None:
+    """As far as the audio behind the end has no effect."""
     network = flow()
-    whole, part = (pose_codes(network, mel, frames, seed=4) for frames in (NUM_FRAMES, 30))
+    whole, part = (pose_codes(network, mel, frames, PoseSampling(4)) for frames in (NUM_FRAMES, 30))
     heard = 30 - network.speech.num_context_frames
     torch.testing.assert_close(whole[:heard], part[:heard], atol=1e-5, rtol=0)
 
 
 def test_no_temperature_means_no_chance(mel: np.ndarray) -> None:
     network = flow()
-    first, other = (pose_codes(network, mel, NUM_FRAMES, seed=seed, temperature=0) for seed in (1, 2))
+    first, other = (pose_codes(network, mel, NUM_FRAMES, PoseSampling(seed, temperature=0)) for seed in (1, 2))
     assert torch.equal(first, other)
 
 
-def test_expressions_of_a_mood_of_sound_and_of_both(mel: np.ndarray) -> None:
+def test_expressions_of_an_emotion_of_audio_and_of_both(mel: np.ndarray) -> None:
     torch.manual_seed(0)
     table = EmotionTable(torch.randn(10), torch.randn(8, 10), torch.ones(8, dtype=torch.int64))
     network = ExpressionPredictor(scale(10), SIZE, table).eval()
@@ -114,5 +114,5 @@ def test_expressions_of_a_mood_of_sound_and_of_both(mel: np.ndarray) -> None:
         expected = network(rising[None], frame_windows(mel, 0, NUM_FRAMES)[None])
     torch.testing.assert_close(heard, expected.from_audio[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(both, expected.both[0], atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="a mood or a sound"):
+    with pytest.raises(ValueError, match="an emotion or audio"):
         expression_codes(network, NUM_FRAMES)

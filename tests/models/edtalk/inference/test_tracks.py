@@ -1,25 +1,19 @@
-"""Tracks from files and names; lengths, smoothing, intensity."""
-
-import os
-from pathlib import Path
+"""Tracks of names over time; lengths, smoothing, intensity."""
 
 import numpy as np
 import pytest
 import torch
 
+from models.edtalk.inference.options import parse_keyframes
 from models.edtalk.inference.tracks import (
     DROPPED_FRAMES,
-    Keyframe,
     fit_length,
     frame_order,
     intensified,
     keyframe_codes,
-    parse_keyframes,
-    read_codes,
     relative,
     smooth,
 )
-from storage.errors import ConfigError
 
 
 def ramp(num: int, num_codes: int = 2) -> torch.Tensor:
@@ -86,88 +80,7 @@ def test_tracks_are_fitted_and_single_rows_stay() -> None:
     assert fit_length(ramp(1), 5, "hold").shape == (1, 2)
 
 
-# ---- files
-
-
-@pytest.mark.parametrize("shape", [(10,), (1, 10), (7, 10)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
-def test_codes_are_read_from_files(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    np.save(tmp_path / "codes.npy", values)
-    found = read_codes(tmp_path / "codes.npy", 10)
-    assert found.dtype == torch.float32
-    assert found.tolist() == values.reshape(-1, 10).tolist()
-
-
-class Bomb:
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.witness),)
-
-
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
-    np.save(tmp_path / "bomb.npy", np.array([Bomb(tmp_path / "ran")], object), allow_pickle=True)
-    with pytest.raises(ConfigError, match=r"bomb\.npy: not a \.npy file of numbers"):
-        read_codes(tmp_path / "bomb.npy", 10)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros((3, 9), np.float32), r"codes of shape \(3, 9\), expected \[n, 10\]"),
-        (np.zeros((0, 10), np.float32), r"shape \(0, 10\)"),
-        (np.zeros((1, 2, 10), np.float32), r"shape \(1, 2, 10\)"),
-        (np.full((1, 10), np.nan, np.float32), "NaN or infinite"),
-        (np.array(["a"] * 10), "not a .npy file of numbers"),
-        (b"text", "not a .npy file of numbers"),
-        (b"", "not a .npy file of numbers"),
-    ],
-)
-def test_bad_files_are_one_line(tmp_path: Path, content: object, message: str) -> None:
-    path = tmp_path / "codes.npy"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        np.save(path, content)
-    with pytest.raises(ConfigError, match=message) as error:
-        read_codes(path, 10)
-    assert "\n" not in str(error.value)
-    assert "codes.npy" in str(error.value)
-
-
-def test_archives_and_missing_files_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "codes.npz", a=np.zeros(10))
-    (tmp_path / "codes.npz").rename(tmp_path / "codes.npy")
-    with pytest.raises(ConfigError, match=r"not a \.npy file of numbers"):
-        read_codes(tmp_path / "codes.npy", 10)
-    with pytest.raises(ConfigError, match="No such file"):
-        read_codes(tmp_path / "absent.npy", 10)
-
-
 # ---- names over time
-
-
-def test_keyframes_are_read() -> None:
-    assert parse_keyframes("happy") == (Keyframe(0, "happy", 1),)
-    assert parse_keyframes("happy*0.5") == (Keyframe(0, "happy", 0.5),)
-    found = parse_keyframes(" 2.5: sad * 1.5 ,0:happy,4:own")
-    assert found == (Keyframe(0, "happy", 1), Keyframe(2.5, "sad", 1.5), Keyframe(4, "own", 1))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "x:happy", "1:", "happy*much", "-1:sad", "nan:sad", "0:happy,,1:sad", "1:sad*inf"]
-)
-def test_what_is_no_keyframe_is_named(text: str) -> None:
-    with pytest.raises(ConfigError, match="write NAME, NAME"):
-        parse_keyframes(text)
-
-
-def test_two_keyframes_at_one_time_are_refused() -> None:
-    with pytest.raises(ConfigError, match="same time"):
-        parse_keyframes("1:sad,1:happy")
 
 
 def test_codes_go_straight_from_keyframe_to_keyframe() -> None:

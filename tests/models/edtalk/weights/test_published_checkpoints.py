@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,8 @@ from models.edtalk.networks.audio2lip import Audio2Lip
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.shape import Shape
-from models.edtalk.weights.published_checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk, read_parts
-from storage.errors import WeightsError
+from models.edtalk.weights.published_checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk, read_codes, read_parts
+from storage.errors import ConfigError, WeightsError
 
 SMALL = Shape(size_px=16, width=1 / 64, latent_dim=48)
 
@@ -183,3 +184,64 @@ def test_what_is_no_dict_of_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"gen": {"a": "text"}}, tmp_path / "text.pt")
     with pytest.raises(WeightsError, match="no weights 'gen'"):
         read(tmp_path / "text.pt")
+
+
+# ---- codes
+
+
+@pytest.mark.parametrize("shape", [(10,), (1, 10), (7, 10)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_codes_are_read_from_files(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    np.save(tmp_path / "codes.npy", values)
+    found = read_codes(tmp_path / "codes.npy", 10)
+    assert found.dtype == torch.float32
+    assert found.tolist() == values.reshape(-1, 10).tolist()
+
+
+class CodeBomb:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.witness),)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    np.save(tmp_path / "bomb.npy", np.array([CodeBomb(tmp_path / "ran")], object), allow_pickle=True)
+    with pytest.raises(ConfigError, match=r"bomb\.npy: not a \.npy file of numbers"):
+        read_codes(tmp_path / "bomb.npy", 10)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((3, 9), np.float32), r"codes of shape \(3, 9\), expected \[n, 10\]"),
+        (np.zeros((0, 10), np.float32), r"shape \(0, 10\)"),
+        (np.zeros((1, 2, 10), np.float32), r"shape \(1, 2, 10\)"),
+        (np.full((1, 10), np.nan, np.float32), "NaN or infinite"),
+        (np.array(["a"] * 10), "not a .npy file of numbers"),
+        (b"text", "not a .npy file of numbers"),
+        (b"", "not a .npy file of numbers"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "codes.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_codes(path, 10)
+    assert "\n" not in str(error.value)
+    assert "codes.npy" in str(error.value)
+
+
+def test_archives_and_missing_files_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "codes.npz", a=np.zeros(10))
+    (tmp_path / "codes.npz").rename(tmp_path / "codes.npy")
+    with pytest.raises(ConfigError, match=r"not a \.npy file of numbers"):
+        read_codes(tmp_path / "codes.npy", 10)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_codes(tmp_path / "absent.npy", 10)

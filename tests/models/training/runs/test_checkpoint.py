@@ -13,19 +13,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from models.training.runs.checkpoint import (
     Identity,
+    face_crop_of,
     is_intact,
     list_checkpoints,
     load_state,
     load_tensors,
     prune,
+    read_metadata,
     save_checkpoint,
     sweep,
 )
-from storage.errors import ConfigError, OutOfSpace, StoreCorrupt
+from storage.catalog import CropRule, FaceCrop, FaceRule
+from storage.errors import ConfigError, OutOfSpace, StoreCorrupt, WeightsError
 from storage.keys import sha256_file
 from storage.runs import Checkpoint
 
@@ -193,6 +197,22 @@ def test_what_a_kill_left_behind_is_swept(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert set((tmp_path / "checkpoints").iterdir()) == whole
     sweep(tmp_path / "nowhere")
+
+
+def test_model_files_carry_the_crop_of_their_training_data(tmp_path: Path) -> None:
+    own = FaceCrop(crop=CropRule(margin=0.2), face=FaceRule(backend="mediapipe"))
+    who = WHO.model_copy(update={"face_crop": own})
+    new, state = (tmp_path / save_checkpoint(tmp_path, kind, 1, who, {}).file for kind in ("model", "state"))
+    old = tmp_path / save_checkpoint(tmp_path, "model", 2, WHO, {}).file
+    assert face_crop_of(new) == own
+    assert read_metadata(state).keys() == read_metadata(old).keys() == {"run", "snapshot", "step"}
+    assert face_crop_of(old) == FaceCrop(), "as published, where the file is older"
+    found = load_state(tmp_path)
+    assert found is not None
+    assert found[0].identity == who
+    save_file({}, new, {"talkset": '{"crop": {"margin": 0.2, "shape": "round"}}'})
+    with pytest.raises(WeightsError, match="its crop rule is not known here"):
+        face_crop_of(new)
 
 
 def test_intact_means_the_same_bytes(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from storage.errors import (
     WeightsError,
 )
 from storage.runs import RunRecord, list_runs, load_run
+from storage.snapshot import Snapshot
 from storage.store_layout import run_folder
 from tests.conftest import REPOSITORY
 from tests.models.toy import assert_same_ending, ending, fit_toy, model_tensors
@@ -111,6 +112,10 @@ def test_the_record_says_what_was_done(store: Path, unbroken: dict[str, Any]) ->
     assert [(entry.step, entry.kind) for entry in record.checkpoints[-2:]] == [(12, "model"), (12, "state")]
     assert record.checkpoints == checkpoint.list_checkpoints(run_folder(store, record.id))
     assert (store / "pins" / record.id).read_text() == record.key.snapshot
+    about = checkpoint.read_metadata(run_folder(store, record.id) / record.model().file)
+    assert {name: about[name] for name in ("crop", "face")} == {
+        name: Snapshot.open(store).body.config[name] for name in ("crop", "face")
+    }
     lines = read_metrics(run_folder(store, record.id))
     assert [(line["kind"], line["step"]) for line in lines] == [
         ("train", 3), ("train", 6), ("val", 6), ("train", 9), ("train", 12), ("val", 12),

@@ -1,0 +1,1 @@
+"""A system that renders one trained person, without a portrait."""
