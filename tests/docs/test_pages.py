@@ -83,7 +83,7 @@ def parse(command: Any, words: list[str]) -> None:
         typer's UsageError: no such sub-command or option, an argument too few or too many, a value of another type.
     """
     context = None
-    while hasattr(command, "commands"):
+    while hasattr(command, "list_commands"):
         context = command.make_context(words[0], words[1:], parent=context)
         rest = [*context._protected_args, *context.args]
         _, command, rest = command.resolve_command(context, rest)
@@ -126,10 +126,11 @@ def test_commands_in_the_text_exist(page: Path, command: Any) -> None:
     for words in inline_commands(page):
         if words[0].isupper() or words[0].startswith(("-", ".")):
             continue
-        place, rest = command, list(words)
-        while hasattr(place, "list_commands") and rest and not rest[0].startswith("-"):
-            assert rest[0] in place.list_commands(None), words
-            place = place.get_command(None, rest.pop(0))
+        place, rest, context = command, list(words), None
+        while hasattr(place, "list_commands") and rest and not rest[0].startswith("-") and not rest[0].isupper():
+            context = place.make_context("talkset", [], parent=context, resilient_parsing=True)
+            assert rest[0] in place.list_commands(context), words
+            place = place.get_command(context, rest.pop(0))
         options = {name for parameter in place.params for name in parameter.opts} | {"--help"}
         assert {word for word in rest if word.startswith("--")} <= options, words
 

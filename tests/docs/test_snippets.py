@@ -1,5 +1,6 @@
 """The Python blocks of the README and of the page on the store's layout do what they say, on a small store."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from storage import store_layout
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY
 from tests.docs.markdown import blocks
@@ -111,6 +113,14 @@ def test_every_column_is_named_on_the_page(snapshot: Snapshot) -> None:
     assert [name for name in sorted(columns) if f"`{name}`" not in text] == []
 
 
+def test_everything_in_a_store_is_on_the_page() -> None:
+    text = LAYOUT.read_text()
+    listed = re.findall(r"^    <store>/([\w.]+(?:, [\w.]+)*)", str(store_layout.__doc__), re.MULTILINE)
+    assert len(listed) > 8
+    names = [name for names in listed for name in names.split(", ")]
+    assert [name for name in names if f"<store>/{name}" not in text and f", {name}" not in text] == []
+
+
 # ---- the extractor of the how-to
 
 
@@ -134,3 +144,32 @@ def test_the_extractor_of_the_how_to_is_one(tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_allclose(np.asarray(found["brightness"]), [90, 90, 90], atol=1)
     assert np.asarray(found["brightness"]).dtype == np.float32
     assert found["mean_brightness"] == pytest.approx(90, abs=1)
+
+
+# ---- the system of the how-to
+
+
+def test_the_system_of_the_how_to_animates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put beside the others it is found, has its options, and draws as many images as it says."""
+    import models
+    from models import inference
+
+    options, system = blocks(REPOSITORY / "docs" / "how-to" / "add-a-system.md", "python")
+    folder = tmp_path / "models" / "fade" / "inference"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "options.py").write_text(options.text)
+    (folder / "system.py").write_text(system.text)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path / "models")])
+    try:
+        assert "fade" in inference.systems()
+        own = inference.options_of("fade")(brightness=0.5)
+        renderer = inference.open_system("fade", own, torch.device("cpu"), "fp32")
+    finally:
+        for name in [name for name in sys.modules if name.startswith("models.fade")]:
+            del sys.modules[name]
+    rendering = renderer.prepare(inference.Inputs(None, None, 3, lambda path: pytest.fail(str(path))))
+    images = list(rendering.draw(iter([np.full((4, 4, 3), 200, np.uint8)])))
+    assert [int(image[0, 0, 0]) for image in images] == [200, 150, 100]
+    assert rendering.num_frames == 3
