@@ -48,12 +48,15 @@ def main() -> None:
 
 
 def cli() -> str:
-    """Every command with its arguments and options, from the command-line parser itself."""
+    """Every command with its arguments and options, from the command-line parser itself, after a list of them."""
     from typer.main import get_command
 
     from flows.cli.main import app
 
-    return "\n\n".join(_commands(get_command(app), "talkset", None))
+    commands = list(_commands(get_command(app), "talkset", None))
+    rows = [(f"[{name}](#{name.replace(' ', '-')})", about.partition("\n\n")[0]) for name, about, _ in commands]
+    sections = [f"## {name}\n\n{about}\n\n{options}" for name, about, options in commands]
+    return "\n\n".join([_table(("command", "what it does"), rows), *sections])
 
 
 def datasets_yaml() -> str:
@@ -113,10 +116,15 @@ def stages() -> str:
 
 
 def systems() -> str:
-    """One line per system and stage."""
+    """The stages of every system, and whether it can animate."""
+    from models import inference
     from models.training.stages import systems as names
 
-    return "\n\n".join(f"**{system}**\n\n{_stage_table(system)}" for system in names())
+    texts = list[str]()
+    for name in sorted({*names(), *inference.systems()}):
+        note = "can animate" if name in inference.systems() else "cannot animate yet"
+        texts.append(f"**{name}** ({note})\n\n{_stage_table(name) if name in names() else 'It has no stages.'}")
+    return "\n\n".join(texts)
 
 
 def weights() -> str:
@@ -142,8 +150,8 @@ PARTS = {
 # ---- commands
 
 
-def _commands(command: Any, name: str, parent: Any) -> Iterator[str]:
-    """A section per command, sub-commands after their group."""
+def _commands(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str, str]]:
+    """(name, help, usage and options) of a command, or of the sub-commands of a group."""
     context = command.make_context(name.split()[-1], [], parent=parent, resilient_parsing=True)
     if hasattr(command, "list_commands"):
         for child in command.list_commands(context):
@@ -156,8 +164,7 @@ def _commands(command: Any, name: str, parent: Any) -> Iterator[str]:
         record[0] for parameter, record in records if parameter.param_type_name == "option" and parameter.required
     ]
     usage = " ".join([name, *arguments, *needed])
-    table = _table(("argument or option", "meaning"), rows)
-    yield f"## {name}\n\n{_paragraphs(command.help)}\n\n```text\n{usage}\n```\n\n{table}"
+    yield name, _paragraphs(command.help), f"```text\n{usage}\n```\n\n{_table(('argument or option', 'meaning'), rows)}"
 
 
 # ---- settings
