@@ -97,8 +97,9 @@ def reasons() -> str:
 
 def stages() -> str:
     """Every system's stages with their settings and presets, then the nested blocks of these settings."""
+    from models.systems import systems
     from models.training.engine.config import TrainConfig
-    from models.training.stages import discover, systems
+    from models.training.stages import discover
 
     texts = list[str]()
     for system in systems():
@@ -118,7 +119,7 @@ def stages() -> str:
 def systems() -> str:
     """The stages of every system, and whether it can animate."""
     from models import inference
-    from models.training.stages import systems as names
+    from models.systems import systems as names
 
     texts = list[str]()
     for name in sorted({*names(), *inference.systems()}):

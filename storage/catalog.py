@@ -190,7 +190,7 @@ class TrainingRule(Block):
     """When a snapshot is worth a training run; see flows/pipeline/gate.py.
 
     Attributes:
-        systems: which systems train on it.
+        systems: names of the systems that train on it; a refresh checks that they exist.
         preset: of their stages' settings, 'smoke' or 'paper'.
         stages: only these of each system and those they start from, where it has them; empty means all.
         device: 'cuda' waits for a machine with a GPU, 'any' takes the CPU where there is none.
@@ -201,7 +201,7 @@ class TrainingRule(Block):
         min_free_gib: free disk for checkpoints.
     """
 
-    systems: list[Literal["edtalk", "emogene", "realtalk"]] = []
+    systems: list[str] = []
     preset: str = "paper"
     stages: list[str] = []
     device: Literal["cuda", "any"] = "cuda"

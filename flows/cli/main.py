@@ -5,9 +5,10 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from flows.cli.animate import animate_app
 from flows.cli.edtalk import edtalk_app
@@ -126,9 +127,20 @@ def refresh(
         raise typer.Exit(EXIT_PARTIAL)
 
 
-@app.command()
+class TrainCommand(TyperCommand):
+    """The train command, whose help ends with the systems that exist."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help."""
+        from models.systems import systems
+
+        self.epilog = f"Systems: {', '.join(systems())}."
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=TrainCommand)
 def train(
-    system: Annotated[str, typer.Argument(help="edtalk, emogene or realtalk.")],
+    system: Annotated[str, typer.Argument(help="What to train, see below.")],
     snapshot: Annotated[str, typer.Argument(help="Id or its first digits, DATASET, or DATASET@NUMBER.")],
     preset: Annotated[str, typer.Option(help="Settings of the stages: smoke or paper.")] = "paper",
     stage: Annotated[list[str] | None, typer.Option(help="Only this one, and those it starts from.")] = None,
@@ -154,13 +166,16 @@ def train(
     Under torchrun each of its processes takes its share of every batch.
     """
     from flows.train import train_stages
-    from flows.train_options import Wishes, parse_settings
+    from flows.train_options import TrainOptions, parse_settings
     from models.training.engine.distributed import is_first_process
     from models.training.engine.errors import Interrupted
 
-    wishes = Wishes(parse_settings(settings or []), published, continue_from, allow_dataset_change)
+    options = TrainOptions(
+        system, snapshot, preset, stage or (), device, as_json, parse_settings(settings or []), published,
+        continue_from, allow_dataset_change,
+    )  # fmt: skip
     try:
-        answer = train_stages(system, snapshot, preset, stage, device, as_json, wishes)
+        answer = asdict(train_stages(options))
     except Interrupted as interrupted:
         raise Stopped(interrupted.exit_code) from None
     if is_first_process():

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from models.systems import require_system
 from storage.catalog import Dataset
 from storage.errors import PreflightError
 from storage.files import make_dir
@@ -17,14 +18,16 @@ MIN_FREE_BYTES = 1 << 30
 
 
 def preflight(dataset: Dataset, store: Path, wait_s: float = 0.0) -> None:
-    """Checks root, store, disk and lock; takes a moment.
+    """Checks root, store, disk, lock and the systems to train; takes a moment.
 
     Raises:
         PreflightError: with what is wrong and what to do.
-        ConfigError: the store holds another dataset.
+        ConfigError: the store holds another dataset, or `training.systems` names one that does not exist.
         LockedError: another process writes to the store.
     """
     require_root(dataset)
+    for system in dataset.training.systems:
+        require_system(system, f"{dataset.name}.training.systems")
     _check_writable(store)
     _check_space(store)
     if store_file(store).exists():

@@ -1,11 +1,11 @@
-"""Hand-off: after a refresh each system that the dataset trains gets its decision, and on 'go' its training run."""
+"""Hand-off: after a refresh the gate decides for each system that the dataset trains, and starts its training run."""
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.pipeline.gate import Decision, Last, Means, facts_of, should_train
+from flows.pipeline.gate import Decision, LastTraining, MachineResources, facts_of, should_train
 from flows.refresh_options import RefreshOptions
 from flows.reporting.logs import run_logger
 from storage import weights
@@ -19,12 +19,15 @@ _GIB = 1 << 30
 
 
 def hand_off(snapshot: Snapshot, dataset: Dataset, options: RefreshOptions) -> dict[str, Any]:
-    """Decides for every system of `dataset.training`, and starts what may start.
+    """Decides for every system of `dataset.training`, and starts the trainings that pass the gate.
 
-    With a server that has the deployments, training is a flow run of its own; otherwise it runs here and now.
+    With a server that has the deployments, training is a flow run of its own; otherwise it runs in this process.
 
     Returns:
         System -> action ('started', 'trained' or 'not started'), reasons, and what was started.
+
+    Raises:
+        ConfigError: `dataset.training` names a system or stage that does not exist.
     """
     decisions = decide(snapshot, dataset.training)
     answers = {}
@@ -36,57 +39,56 @@ def hand_off(snapshot: Snapshot, dataset: Dataset, options: RefreshOptions) -> d
 
 
 def decide(snapshot: Snapshot, policy: TrainingRule) -> dict[str, Decision]:
-    """The gate's decision for every system of the policy, from what the store and this machine hold."""
-    now, runs = facts_of(snapshot), list_runs(snapshot.store)
-    return {
-        system: should_train(now, _last(snapshot, runs, system), policy, _means(snapshot, now.features, system, policy))
-        for system in policy.systems
-    }
+    """The gate's decision for every system of the policy, from the contents of the store and this machine.
+
+    Raises:
+        ConfigError: the policy names a system that does not exist, or a preset that none of its stages has.
+    """
+    import torch
+
+    now, runs, decisions = facts_of(snapshot), list_runs(snapshot.store), dict[str, Decision]()
+    for system in policy.systems:
+        machine = MachineResources(
+            has_cuda=torch.cuda.is_available(),
+            free_gib=shutil.disk_usage(snapshot.store).free / _GIB,
+            missing=tuple(missing_needs(system, policy, now.features)),
+        )
+        decisions[system] = should_train(now, _last_training(snapshot, runs, system), policy, machine)
+    return decisions
 
 
-def _last(snapshot: Snapshot, runs: list[RunRecord], system: str) -> Last | None:
+def _last_training(snapshot: Snapshot, runs: Sequence[RunRecord], system: str) -> LastTraining | None:
     own = [run for run in runs if run.key.system == system]
     if not own:
         return None
     newest = max(own, key=lambda run: (run.snapshot_number, run.sessions[-1].started_at if run.sessions else ""))
+    # A run that was stopped or killed is resumed: it is no reason against training.
+    if newest.key.snapshot == snapshot.id and newest.state in ("interrupted", "running"):
+        return None
     try:
         facts = facts_of(Snapshot.open(snapshot.store, newest.key.snapshot))
     except ConfigError:
         facts = None
-    # One that was stopped or killed is taken up again where it was, so that it is no reason against.
-    if newest.key.snapshot == snapshot.id and newest.state in ("interrupted", "running"):
-        return None
-    return Last(facts, newest.key.snapshot, newest.state == "failed")
+    return LastTraining(facts, newest.key.snapshot, newest.state == "failed")
 
 
-def _means(snapshot: Snapshot, features: frozenset[str], system: str, policy: TrainingRule) -> Means:
-    import torch
-
-    return Means(
-        has_cuda=torch.cuda.is_available(),
-        free_gib=shutil.disk_usage(snapshot.store).free / _GIB,
-        missing=tuple(_missing(features, system, policy)),
-    )
-
-
-def _stages(system: str, policy: TrainingRule) -> list[str]:
-    """Those of the policy that the system has."""
+def policy_stages(system: str, policy: TrainingRule) -> list[str]:
+    """The stages that a policy names, as far as the system has them."""
     from models.training.stages import discover
 
     return [name for name in discover(system) if name in policy.stages]
 
 
-def _missing(have: frozenset[str], system: str, policy: TrainingRule) -> list[str]:
-    """What the system's stages need and is not there, one line each."""
-    from flows.train import chosen_stages, presets_of
-    from models.training import stages
+def missing_needs(system: str, policy: TrainingRule, features: frozenset[str]) -> list[str]:
+    """One line for each feature and weight file that the system's stages need and that is not available."""
+    from models.training.stage_selection import chosen_stages, presets_of
+    from models.training.stages import discover
 
-    lines: dict[str, None] = {}
-    found = stages.discover(system)
-    chosen = chosen_stages(found, system, _stages(system, policy))
-    for name, preset in presets_of(system, chosen, policy.preset).items():
-        features = found[name].FEATURES
-        lines |= {f"{name}: the snapshot has no {feature}": None for feature in features if feature not in have}
+    found, lines = discover(system), dict[str, None]()
+    chosen = chosen_stages(found, system, policy_stages(system, policy))
+    for name, preset in presets_of(found, system, chosen, policy.preset).items():
+        absent = [feature for feature in found[name].FEATURES if feature not in features]
+        lines |= {f"{name}: the snapshot has no {feature}": None for feature in absent}
         for weight in preset.weights():
             why = weights.missing(weight)
             if why:
@@ -95,23 +97,21 @@ def _missing(have: frozenset[str], system: str, policy: TrainingRule) -> list[st
 
 
 def _start(system: str, snapshot: Snapshot, policy: TrainingRule, options: RefreshOptions) -> Mapping[str, Any]:
-    parameters = {
-        "system": system, "snapshot": snapshot.id, "preset": policy.preset, "stages": _stages(system, policy) or None,
+    parameters: dict[str, Any] = {
+        "system": system, "snapshot": snapshot.id, "preset": policy.preset, "stages": policy_stages(system, policy),
     }  # fmt: skip
-    # The id says which data; where they lie is told by the environment, and only where the default would not find it.
-    environment = {} if is_known(snapshot) else {STORES: _with_store(snapshot)}
+    # The id determines the data; the environment says where they lie, if the default search would not find them.
+    stores = os.pathsep.join(filter(None, (str(snapshot.store.absolute()), os.environ.get(STORES, ""))))
+    environment = {} if is_known(snapshot) else {STORES: stores}
     if options.has_server and _has_deployment(system):
-        return _start_deployment(system, snapshot, parameters, environment)
+        return _start_deployment(snapshot, {**parameters, "stages": parameters["stages"] or None}, environment)
     from flows.train import train, train_stages
+    from flows.train_options import TrainOptions
 
     os.environ |= environment
-    run: Any = train if options.has_server else train_stages
-    answer = run(**parameters, is_quiet=options.is_quiet)
-    return {"action": "trained", "runs": [stage["run"] for stage in answer["stages"]]}
-
-
-def _with_store(snapshot: Snapshot) -> str:
-    return os.pathsep.join(filter(None, (str(snapshot.store.absolute()), os.environ.get(STORES, ""))))
+    parameters["is_quiet"] = options.is_quiet
+    result: Any = train(**parameters) if options.has_server else train_stages(TrainOptions(**parameters))
+    return {"action": "trained", "runs": [stage.run for stage in result.stages]}
 
 
 def _has_deployment(system: str) -> bool:
@@ -127,30 +127,27 @@ def _has_deployment(system: str) -> bool:
 
 
 def _start_deployment(
-    system: str, snapshot: Snapshot, parameters: Mapping[str, Any], environment: Mapping[str, str]
-) -> dict[str, Any]:
-    """A flow run of its own. The key makes a replayed hand-off find the run that is there instead of a second one."""
+    snapshot: Snapshot, parameters: Mapping[str, Any], environment: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Starts a flow run of the system's deployment, and cancels those for older snapshots that still wait.
+
+    By its idempotency key a hand-off that is repeated finds the flow run that is there instead of adding a second one.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
     from prefect.deployments import run_deployment
+    from prefect.states import Cancelled
 
     from flows.code_version import code_version
 
-    flow_run: Any = run_deployment(
+    system = parameters["system"]
+    newest: Any = run_deployment(
         f"train/{system}", parameters=dict(parameters), timeout=0, as_subflow=False,
         flow_run_name=f"train-{system}-{snapshot.body.dataset}-{snapshot.body.number}",
         idempotency_key=f"train:{system}:{snapshot.id}:{parameters['preset']}:{parameters['stages']}:{code_version()}",
         job_variables={"env": dict(environment)} if environment else None,
     )  # fmt: skip
-    _cancel_older(flow_run)
-    return {"action": "started", "flow_run": str(flow_run.id), "name": flow_run.name}
-
-
-def _cancel_older(newest: Any) -> None:
-    """The latest snapshot wins: runs of the same deployment that still wait for their turn are given up."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas import filters
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Cancelled
-
     waiting = filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING])
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
@@ -160,3 +157,4 @@ def _cancel_older(newest: Any) -> None:
         for run in found:
             if run.created < newest.created:
                 client.set_flow_run_state(run.id, Cancelled(message=f"a newer snapshot is trained by {newest.name}"))
+    return {"action": "started", "flow_run": str(newest.id), "name": newest.name}

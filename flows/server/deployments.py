@@ -1,13 +1,17 @@
-"""What a Prefect server needs before deployments run on it: pools, limits, the zombie automation, the deployments.
+"""Setup of a Prefect server: work pools, limits, the zombie automation, the deployments of prefect.yaml and of systems.
 
-Safe to run again; it brings what is there up to date.
+It can be repeated at any time; existing entries are brought up to date.
 """
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
@@ -16,6 +20,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 
 from flows.server.pools import CPU_POOL, GPU_LIMIT, GPU_POOL
+from models.systems import systems
 from storage.errors import PreflightError
 
 DEPLOYMENTS_FILE = "prefect.yaml"
@@ -86,10 +91,40 @@ def _ensure_zombie_automation(client: SyncPrefectClient) -> None:
         client.create_automation(automation)
 
 
+def with_trainings(content: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """The content of a prefect.yaml with a deployment for each system that it has none for.
+
+    Args:
+        content: of the file; the new deployments are made like its `definitions.train`, none without that.
+        names: of the systems.
+    """
+    template = content.get("definitions", {}).get("train")
+    if template is None:
+        return content
+    have = {block["name"] for block in content["deployments"] if block.get("entrypoint") == template["entrypoint"]}
+    added = [
+        {
+            "name": name, **template, "parameters": {"system": name}, "tags": ["talkset", "train", name],
+            "description": f"Trains the stages of {name} on a published snapshot.",
+        }
+        for name in names
+        if name not in have
+    ]  # fmt: skip
+    return {**content, "deployments": [*content["deployments"], *added]}
+
+
 def _deploy(project: Path) -> None:
-    if not (project / DEPLOYMENTS_FILE).is_file():
-        raise PreflightError(f"{project / DEPLOYMENTS_FILE} is missing; run in the project's folder or pass --project")
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    try:
+        content = yaml.safe_load((project / DEPLOYMENTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as YAML ({error})"
+        raise PreflightError(
+            f"{project / DEPLOYMENTS_FILE} {reason}; run in the project's folder or pass --project"
+        ) from None
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / DEPLOYMENTS_FILE
+        file.write_text(yaml.safe_dump(dict(with_trainings(content, systems())), sort_keys=False), encoding="utf-8")
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise PreflightError(f"the deployments of {project} could not be made: {(ended.stderr or ended.stdout)[-800:]}")

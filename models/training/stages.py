@@ -1,18 +1,17 @@
-"""Stages of a system: files in models/<system>/stages/, found, not registered; a file put there is a stage.
+"""Stages of a system: the files in models/<system>/stages/, found by folder, not registered.
 
-Three systems: edtalk, emogene, realtalk. Their stages form a DAG: a stage starts from the 'model' files of its PARENTS.
+The stages of a system form a DAG: a stage starts from the 'model' files of its PARENTS.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-import models
+from models.systems import part_folders, require_system
 from models.training.engine.config import StageConfig
 from models.training.engine.learner import Learner
 from storage.errors import ConfigError
@@ -22,9 +21,9 @@ ParentStates = Mapping[str, dict[str, Tensor]]
 
 
 class Stage(Protocol):
-    """What a stage's module offers; the first line of its docstring says what it trains.
+    """Interface of a stage's module; the first line of the module's docstring says what the stage trains.
 
-    It may also offer PUBLISHED, the name of published weights that can stand in for a finished run of it.
+    A module may also define PUBLISHED, the name of published weights that can stand in for a finished run of the stage.
 
     Attributes:
         VERSION: raised by hand when the same config gives other numbers.
@@ -51,21 +50,14 @@ class Stage(Protocol):
         ...
 
 
-def systems() -> tuple[str, ...]:
-    """Names of the systems that have stages, sorted."""
-    packages = [info.name for info in pkgutil.iter_modules(models.__path__) if info.ispkg]
-    return tuple(sorted(name for name in packages if _folders(name)))
-
-
 def discover(system: str) -> Mapping[str, Stage]:
     """The stages of a system by name (file name), each after its parents; ties alphabetical.
 
     Raises:
         ConfigError: no such system (those that exist are named), or the PARENTS do not form a DAG.
     """
-    if system not in systems():
-        raise ConfigError(f"no system {system!r}; there are {', '.join(systems()) or 'none'}")
-    names = sorted(info.name for info in pkgutil.iter_modules(_folders(system)))
+    require_system(system)
+    names = sorted(info.name for info in pkgutil.iter_modules(part_folders(system)))
     found = {name: cast(Stage, importlib.import_module(f"models.{system}.stages.{name}")) for name in names}
     return {name: found[name] for name in _in_order(system, {name: stage.PARENTS for name, stage in found.items()})}
 
@@ -92,11 +84,6 @@ def preset(system: str, stage: str, name: str) -> StageConfig:
     if name not in presets:
         raise ConfigError(f"{system} {stage} has no preset {name!r}; there are {', '.join(sorted(presets))}")
     return presets[name]
-
-
-def _folders(system: str) -> list[str]:
-    places = [Path(folder) / system / "stages" for folder in models.__path__]
-    return [str(place) for place in places if place.is_dir()]
 
 
 def _in_order(system: str, parents: Mapping[str, tuple[str, ...]]) -> list[str]:

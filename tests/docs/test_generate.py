@@ -34,7 +34,8 @@ def test_every_part_stands_in_a_page(generate: ModuleType) -> None:
 
 
 def test_what_is_discovered_is_listed() -> None:
-    from models.training.stages import discover, systems
+    from models.systems import systems
+    from models.training.stages import discover
     from storage.errors import Reason
     from tasks import features
 

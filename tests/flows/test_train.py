@@ -1,4 +1,4 @@
-"""What `talkset train` and the deployment ask of a single stage, on the toy system; and which wishes are unclear."""
+"""`talkset train` and the deployment on single stages of the toy system; which combinations of options are rejected."""
 
 import logging
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ import pytest
 import models
 from flows import train as module
 from flows.train import train_stages
-from flows.train_options import Wishes
+from flows.train_options import TrainOptions
+from models.training.runs.job import FitRequest
 from storage.errors import ConfigError
 from storage.runs import RunRecord, list_runs, load_run
 from storage.snapshot import Snapshot
@@ -29,14 +30,14 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
     return build_store(tmp_path / "synthetic", **SIZES)
 
 
-def trained(snapshot: Snapshot, stage: str, **wishes: Any) -> dict[str, RunRecord]:
+def trained(snapshot: Snapshot, stage: str, **options: Any) -> dict[str, RunRecord]:
     """Stage -> record."""
-    answer = train_stages("toy", snapshot.id, "smoke", [stage], "cpu", True, Wishes(**wishes))
-    records = {line["stage"]: load_run(snapshot.store, line["run"]) for line in answer["stages"]}
+    result = train_stages(TrainOptions("toy", snapshot.id, "smoke", [stage], "cpu", **options))
+    records = {line.stage: load_run(snapshot.store, line.run) for line in result.stages}
     return {name: record for name, record in records.items() if record}
 
 
-def test_wishes_are_for_the_stage_that_is_named_not_for_those_before_it(snapshot: Snapshot) -> None:
+def test_options_are_for_the_stage_that_is_named_not_for_those_before_it(snapshot: Snapshot) -> None:
     first = trained(snapshot, "after")
     longer = trained(snapshot, "after", settings={"after.train.max_steps": 5}, continue_from=first["after"].id)
     assert longer["gan"] == first["gan"]
@@ -49,37 +50,38 @@ def test_wishes_are_for_the_stage_that_is_named_not_for_those_before_it(snapshot
 def test_a_run_goes_on_with_another_snapshot_when_that_is_allowed(snapshot: Snapshot) -> None:
     first = trained(snapshot, "gan")["gan"]
     second = build_store(snapshot.store, **SIZES | {"clips_per_subject": 7})
-    wishes = {"settings": {"gan.train.max_steps": 14}, "continue_from": first.id}
+    options = {"settings": {"gan.train.max_steps": 14}, "continue_from": first.id}
     with pytest.raises(ConfigError, match="does not continue on snapshot 2"):
-        trained(second, "gan", **wishes)
-    record = trained(second, "gan", **wishes, allow_dataset_change=True)["gan"]
+        trained(second, "gan", **options)
+    record = trained(second, "gan", **options, allow_dataset_change=True)["gan"]
     assert (record.key.snapshot, record.sessions[0].first_step, record.model().step) == (second.id, 12, 14)
 
 
 def test_the_flow_asks_the_same_and_shows_its_stages(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a server: what the flow's body and its task hand on."""
-    asked: list[tuple[Any, ...]] = []
+    asked: list[FitRequest] = []
     shown: dict[str, str] = {}
     body = module.fit.fn
 
-    def fit(*given: Any) -> RunRecord:
-        asked.append(given)
-        return body(*given)
+    def fit(request: FitRequest) -> RunRecord:
+        asked.append(request)
+        return body(request)
 
     monkeypatch.setattr(module, "fit", fit)
     monkeypatch.setattr(module, "run_logger", logging.getLogger)
     monkeypatch.setattr(module, "create_markdown_artifact", lambda text, key, description: shown.update({key: text}))
     first = trained(snapshot, "gan")["gan"]
-    answer = module.train.fn(
+    result = module.train.fn(
         "toy", snapshot.id, "smoke", ["gan"], "cpu", True, settings={"gan.train.max_steps": 13}, continue_from=first.id,
         allow_dataset_change=True,
     )  # fmt: skip
-    assert (asked[0][4].train.max_steps, asked[0][-2:]) == (13, (True, first.id))
-    assert answer["stages"][0]["step"] == 13
-    assert f"`{answer['stages'][0]['run']}` | done | 13 |" in shown["training-toy"]
+    assert asked[0].config.train.max_steps == 13
+    assert (asked[0].allow_dataset_change, asked[0].continue_from) == (True, first.id)
+    assert result.stages[0].step == 13
+    assert f"`{result.stages[0].run}` | done | 13 |" in shown["training-toy"]
 
 
-def test_the_deployment_describes_every_wish() -> None:
+def test_the_deployment_describes_every_option() -> None:
     described: Mapping[str, Any] = module.train.parameters.properties
     for name in ("settings", "published", "continue_from", "allow_dataset_change"):
         assert described[name]["description"]
@@ -87,7 +89,7 @@ def test_the_deployment_describes_every_wish() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stages", "wishes", "words"),
+    ("stages", "options", "words"),
     [
         (None, {"continue_from": "x"}, "name it with --stage, once"),
         (["gan", "after"], {"continue_from": "x"}, "name it with --stage, once"),
@@ -106,10 +108,15 @@ def test_the_deployment_describes_every_wish() -> None:
         (["gan"], {"continue_from": "gan-0"}, "no run 'gan-0' of toy gan to continue from"),
     ],
 )
-def test_what_is_unclear_is_refused_before_anything_is_trained(
-    snapshot: Snapshot, stages: list[str] | None, wishes: dict[str, Any], words: str
+def test_ambiguous_options_are_rejected_before_anything_is_trained(
+    snapshot: Snapshot, stages: list[str] | None, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        train_stages("toy", snapshot.id, "smoke", stages, "cpu", True, Wishes(**wishes))
+        train_stages(TrainOptions("toy", snapshot.id, "smoke", stages or (), "cpu", **options))
     assert "\n" not in str(caught.value)
     assert list_runs(snapshot.store) == []
+
+
+def test_a_system_that_does_not_exist_is_named_with_those_that_do(snapshot: Snapshot) -> None:
+    with pytest.raises(ConfigError, match=r"^no system 'edtakl'; there are .*edtalk.*, toy"):
+        train_stages(TrainOptions("edtakl", snapshot.id))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.train_options import Wishes, parse_settings
+from flows.train_options import TrainOptions, parse_settings
 from models.training import stages
 from storage.errors import ConfigError
 
@@ -20,16 +20,23 @@ def test_values_are_json_and_what_is_no_json_is_text() -> None:
 
 
 def test_settings_of_a_stage_change_it_and_only_it() -> None:
-    wishes = Wishes(
-        {"finetune.losses.gan_weight": 0, "finetune.train.max_steps": 7, "finetune.subject": "M003", "other.x": 1}
+    options = TrainOptions(
+        "edtalk",
+        "latest",
+        settings={
+            "finetune.losses.gan_weight": 0,
+            "finetune.train.max_steps": 7,
+            "finetune.subject": "M003",
+            "other.x": 1,
+        },
     )
-    changed = wishes.config("finetune", SMOKE)
+    changed = options.config("finetune", SMOKE)
     assert type(changed) is type(SMOKE)
     expected = SMOKE.model_dump()
     expected["losses"]["gan_weight"], expected["train"]["max_steps"], expected["subject"] = 0, 7, "M003"
     assert changed.model_dump() == expected
     assert SMOKE.train.max_steps == 12
-    assert Wishes().config("finetune", SMOKE) == SMOKE
+    assert TrainOptions("edtalk", "latest").config("finetune", SMOKE) == SMOKE
 
 
 @pytest.mark.parametrize(
@@ -44,5 +51,5 @@ def test_settings_of_a_stage_change_it_and_only_it() -> None:
 )
 def test_what_does_not_fit_is_one_line(key: str, value: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        Wishes({key: value}).config("finetune", SMOKE)
+        TrainOptions("edtalk", "latest", settings={key: value}).config("finetune", SMOKE)
     assert "\n" not in str(caught.value)

@@ -14,14 +14,9 @@ import torch
 
 from models.training.engine.distributed import joined_ranks
 from storage.snapshot import Snapshot
-from tests.models.small_stages import CASES, learned, make_engine
+from tests.models.small_stages import cases, learned, make_engine, own_settings
 
 NUM_STEPS = 2
-# What a stage does only when it is asked to.
-OPTIONS = {
-    "edtalk-reconstruction": {"mouth_weight": 1.0},
-    "edtalk-mouth_pose": {"mouth_weight": 1.0},
-}
 
 
 def main(store: Path) -> int:
@@ -44,8 +39,8 @@ def train(snapshot: Snapshot) -> dict[str, list[str]]:
     """All stages one after the other, in this process and the other one."""
     torch.set_num_threads(1)
     ranks, changed = joined_ranks(), {}
-    for system, name in CASES:
-        engine = make_engine(system, name, snapshot, ranks, **OPTIONS.get(f"{system}-{name}", {}))
+    for system, name in cases():
+        engine = make_engine(system, name, snapshot, ranks, **own_settings(system, "RANKS").get(name, {}))
         changed[f"{system}-{name}"] = sorted(learned(engine, NUM_STEPS))
         engine.require_equal_ranks()
     return changed

@@ -1,22 +1,37 @@
-"""Every stage of every system, small: tiny pictures, two items a step; all else is the 'smoke' preset."""
+"""Every stage of every system that is found, made small: two items a step; all else is the 'smoke' preset.
 
+A system whose smoke preset is still too large for this offers `SMALL` in tests/models/<system>/small.py: values of
+settings, which are used where a stage has a setting of that name; and `RANKS`, stage -> settings that only matter for
+training in several processes.
+"""
+
+import importlib
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.edtalk.networks.shape import Shape
+from models.systems import systems
 from models.training import stages
 from models.training.engine.config import StageConfig
 from models.training.engine.distributed import Ranks
 from models.training.engine.engine import Engine
 from storage.snapshot import Snapshot
 
-SYSTEMS = tuple(system for system in ("edtalk", "emogene", "realtalk") if system in stages.systems())
-CASES = [(system, stage) for system in SYSTEMS for stage in stages.discover(system)]
-SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)
+
+def cases() -> list[tuple[str, str]]:
+    """Every system with each of its stages."""
+    return [(system, stage) for system in systems() for stage in stages.discover(system)]
+
+
+def own_settings(system: str, name: str) -> Mapping[str, Any]:
+    """A constant of the system's small.py, empty where there is none."""
+    if not Path(__file__).with_name(system).joinpath("small.py").is_file():
+        return {}
+    return getattr(importlib.import_module(f"tests.models.{system}.small"), name, {})
 
 
 class Recorder(Engine):
@@ -31,11 +46,11 @@ class Recorder(Engine):
 
 
 def small_config(system: str, name: str, **settings: Any) -> StageConfig:
-    """'smoke' with two items a step, one batch of validation and tiny pictures."""
+    """'smoke' with two items a step, one batch of validation and the system's small settings."""
     smoke = stages.preset(system, name, "smoke")
     train = smoke.train.model_copy(update={"batch_size": 2, "val_batches": 1, "max_steps": 3})
-    pictures = {"shape": SHAPE} if "shape" in type(smoke).model_fields else {}
-    return smoke.model_copy(update={"train": train} | pictures | settings)
+    own = {key: value for key, value in own_settings(system, "SMALL").items() if key in type(smoke).model_fields}
+    return smoke.model_copy(update={"train": train} | own | settings)
 
 
 def make_engine(system: str, name: str, snapshot: Snapshot, ranks: Ranks | None = None, **settings: Any) -> Recorder:

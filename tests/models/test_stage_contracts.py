@@ -15,10 +15,11 @@ from models.training.engine.config import StageConfig
 from models.training.evaluate import sample_image, validate
 from storage.snapshot import Snapshot
 from tests.conftest import REPOSITORY
-from tests.models.ranks_of_stages import NUM_STEPS, OPTIONS
-from tests.models.small_stages import CASES, Recorder, learned, make_engine, small_config
+from tests.models.ranks_of_stages import NUM_STEPS
+from tests.models.small_stages import Recorder, cases, learned, make_engine, own_settings, small_config
 from tests.rich_store import build_rich_store
 
+CASES = cases()
 each_stage = pytest.mark.parametrize(("system", "name"), CASES, ids=[f"{system}-{name}" for system, name in CASES])
 
 
@@ -36,7 +37,16 @@ def _one_thread() -> Iterator[None]:
 
 
 def test_there_are_stages_of_every_system() -> None:
-    assert {system for system, _ in CASES} == {"edtalk", "emogene", "realtalk"}
+    assert {system for system, _ in CASES} >= {"edtalk", "emogene", "realtalk"}
+
+
+@pytest.mark.usefixtures("toy_system")
+def test_a_system_that_is_added_is_held_by_the_same_contracts(snapshot: Snapshot) -> None:
+    assert set(cases()) - set(CASES) == {("toy", "gan"), ("toy", "after")}
+    for name in ("gan", "after"):
+        test_the_module_offers_what_a_stage_has_to("toy", name)
+        test_it_learns_validates_and_draws_on_a_small_store("toy", name, snapshot)
+        test_taken_up_from_its_state_it_ends_as_if_it_had_never_stopped("toy", name, snapshot)
 
 
 @each_stage
@@ -116,7 +126,7 @@ def test_two_processes_keep_every_stage_the_same_and_learn_what_one_learns(snaps
     together = json.loads(done.stdout.splitlines()[-1])
     for system, name in CASES:
         case = f"{system}-{name}"
-        alone = learned(make_engine(system, name, snapshot, **OPTIONS.get(case, {})), NUM_STEPS)
+        alone = learned(make_engine(system, name, snapshot, **own_settings(system, "RANKS").get(name, {})), NUM_STEPS)
         # a step may be less than the last digit of a few
         assert len(alone ^ set(together[case])) <= len(alone) // 20, case
 

@@ -1,6 +1,7 @@
 """The toy system of tests/models/systems put in the place where stages are looked for, and short ways to fit it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import models
 from models.training import stages
 from models.training.runs.checkpoint import load_state, load_tensors
 from models.training.runs.fit import fit_stage
+from models.training.runs.job import FitRequest
 from models.training.runs.metrics_log import read_metrics
 from storage.runs import RunRecord
 from storage.store_layout import run_folder
@@ -34,9 +36,8 @@ def fit_toy(
 ) -> RunRecord:  # fmt: skip
     """fit_stage on the CPU, without a bar."""
     config = toy_config(stage, train, **changes)
-    return fit_stage(
-        store, snapshot, "toy", stage, config, "smoke", parents or {}, CODE, "cpu", is_quiet=True, **(options or {})
-    )
+    request = FitRequest(store, snapshot, "toy", stage, config, "smoke", parents or {}, CODE, "cpu", is_quiet=True)
+    return fit_stage(replace(request, **(options or {})))
 
 
 def ending(store: Path, run: str) -> dict[str, Any]:

@@ -1,20 +1,22 @@
-"""The model card of a run: README.md with the YAML head of the Hugging Face Hub; with a field missing the run fails.
+"""The model card of a run: README.md with the YAML head of the Hugging Face Hub; a run whose card lacks a field fails.
 
-What it says comes from the run record and the snapshot: the data with hours, clips, identities and exclusions by
-reason, the training and its cost, figures, the licences of all weights involved, limits and misuse.
+Its facts come from the run record and the snapshot: the data with hours, clips, identities and exclusions by reason,
+the training and its cost, figures, the licences of all weights involved, limits and misuse.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from storage import weights
 from storage.errors import PreflightError
-from storage.runs import RunRecord, Session
+from storage.runs import RunKey, RunRecord, load_run
 from storage.snapshot import Snapshot
 from storage.timelaw import FPS
 
@@ -24,13 +26,12 @@ LIMITS = (
     "that these data lack are not covered; figures of a small split say little about other data."
 )
 MISUSE = (
-    "The model makes or drives pictures of talking people. Do not use it to show a person saying what they did not "
+    "The model makes or drives images of talking people. Do not use it to show a person saying what they did not "
     "say, to impersonate, to deceive or to harass. Obtain the consent of everyone whose face or voice is used, label "
     "what is made as synthetic, and obey the law of the place. Consent can be withdrawn: the run record names every "
     "source behind the weights."
 )
 Text = Annotated[str, Field(min_length=1)]
-Facts = TypeVar("Facts", bound=BaseModel)
 
 
 class SplitFacts(BaseModel):
@@ -42,6 +43,16 @@ class SplitFacts(BaseModel):
     hours: PositiveFloat
     identities: PositiveInt
     emotions: dict[str, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> "SplitFacts":
+        """The facts of one split's rows of the clip table."""
+        return cls(
+            clips=len(rows),
+            hours=sum(row["num_frames"] for row in rows) / FPS / 3600,
+            identities=len({row["subject"] for row in rows}),
+            emotions=dict(sorted(Counter(row["emotion"] for row in rows if row["emotion"]).items())),
+        )
 
 
 class DataFacts(BaseModel):
@@ -70,7 +81,7 @@ class ModelCard(BaseModel):
 
     Attributes:
         purpose: first line of the stage's docstring.
-        metrics: name -> value; `metrics_of` says of what ('val', 'train'), `num_measured` of how many items.
+        metrics: name -> value; means over `num_measured` items of the split `metrics_of` ('val', 'train').
         cost_h: hours of all finished sessions, times their processes.
         hardware: of the last session.
         weights: name -> licence, of the run and of its data; `noncommercial` names those that forbid commercial use.
@@ -104,23 +115,35 @@ class ModelCard(BaseModel):
 
 
 def data_facts(snapshot: Snapshot) -> DataFacts:
-    """What a card says of a snapshot.
+    """What a card states about a snapshot.
 
     Raises:
-        PreflightError: something it must say is not known; the fields are named.
+        PreflightError: a fact is not known; the fields are named.
     """
-    rows, body = snapshot.rows(), snapshot.body
+    rows, body, rule = snapshot.rows(), snapshot.body, snapshot.body.config["split"]
     splits = {name: [row for row in rows if row["split"] == name] for name in ("train", "val", "test")}
-    return _checked(
-        DataFacts,
-        dataset=body.dataset,
-        snapshot=snapshot.id,
-        number=body.number,
-        splits={name: _split_facts(own) for name, own in splits.items() if own},
-        split_rule=_split_rule(body.config["split"]),
-        excluded=dict(sorted((Counter(body.counts["rejected"]) + Counter(body.counts["dropped"])).items())),
-        weights=_weights_of(snapshot),
-    )
+    listed = f"{len(rule['val'])} identities are listed as val and {len(rule['test'])} as test"
+    shares = f"{rule['val_share']:g} are val and {rule['test_share']:g} test by a hash of the label"
+    keys = [ref.key for shard in body.shards for ref in (shard.cut, *shard.features.values())]
+    used = {name for key in keys for name in snapshot.objects.manifest(key).key_inputs.get("weights", {})}
+    with _complete():
+        return DataFacts(
+            dataset=body.dataset,
+            snapshot=snapshot.id,
+            number=body.number,
+            splits={name: SplitFacts.of(own) for name, own in splits.items() if own},
+            split_rule=f"Split by identity, never within one: {listed}; of the others {shares}.",
+            excluded=dict(sorted((Counter(body.counts["rejected"]) + Counter(body.counts["dropped"])).items())),
+            weights=tuple(sorted(used)),
+        )
+
+
+def inherited_weights(store: Path, key: RunKey) -> set[str]:
+    """Entries of weights.toml that the runs which a run starts from were made with, and those before them."""
+    runs = [parent.run for parent in key.parents.values()]
+    runs += [key.continued_from.run] if key.continued_from else []
+    keys = [record.key for run in runs if (record := load_run(store, run))]
+    return {name for found in keys for name in (*found.weights, *inherited_weights(store, found))}
 
 
 def make_card(
@@ -134,32 +157,59 @@ def make_card(
         purpose: what the stage trains.
         step: steps done.
         num_measured: items the metrics are means over.
-        inherited: entries of weights.toml that the runs it started from were made with.
+        inherited: see `inherited_weights`.
 
     Raises:
-        PreflightError: something a card must say is missing; the fields are named.
+        PreflightError: a field that a card must have is missing; the fields are named.
     """
     names = sorted({*record.key.weights, *data.weights, *inherited})
     entries = {name: entry for name, entry in weights.listed().items() if name in names}
-    began = record.key.continued_from
-    return _checked(
-        ModelCard,
-        run=record.id, system=record.key.system, stage=record.key.stage, purpose=purpose, data=data,
-        config=record.key.config, steps=step, seed=record.seed, code_version=record.code_version,
-        packages_sha256=record.packages_sha256, sessions=len(record.sessions), cost_h=_cost_h(record.sessions),
-        hardware=record.sessions[-1].hardware if record.sessions else {},
-        parents={stage: parent.run for stage, parent in record.key.parents.items()}, published=record.key.published,
-        continued_from=f"run {began.run}, step {began.step}, snapshot {began.snapshot}" if began else "",
-        metrics=record.metrics, metrics_of="train" if _is_of_training(record.metrics) else "val",
-        num_measured=num_measured,
-        weights={name: entries[name].licence if name in entries else "" for name in names},
-        noncommercial=tuple(name for name in names if name in entries and entries[name].is_noncommercial),
-    )  # fmt: skip
+    began, cost_h = record.key.continued_from, 0.0
+    for session in record.sessions:
+        if session.ended_at:
+            span = datetime.fromisoformat(session.ended_at) - datetime.fromisoformat(session.started_at)
+            cost_h += span.total_seconds() / 3600 * session.num_ranks
+    with _complete():
+        return ModelCard(
+            run=record.id, system=record.key.system, stage=record.key.stage, purpose=purpose, data=data,
+            config=record.key.config, steps=step, seed=record.seed, code_version=record.code_version,
+            packages_sha256=record.packages_sha256, sessions=len(record.sessions), cost_h=cost_h,
+            hardware=record.sessions[-1].hardware if record.sessions else {},
+            parents={stage: parent.run for stage, parent in record.key.parents.items()}, published=record.key.published,
+            continued_from=f"run {began.run}, step {began.step}, snapshot {began.snapshot}" if began else "",
+            metrics=record.metrics,
+            metrics_of="train" if all(name.startswith("train_") for name in record.metrics) else "val",
+            num_measured=num_measured,
+            weights={name: entries[name].licence if name in entries else "" for name in names},
+            noncommercial=tuple(name for name in names if name in entries and entries[name].is_noncommercial),
+        )  # fmt: skip
+
+
+@contextmanager
+def _complete() -> Iterator[None]:
+    """Turns the error of a record that lacks fields into one line that names them."""
+    try:
+        yield
+    except ValidationError as error:
+        missing = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
+        raise PreflightError(f"the model card cannot be written, it lacks: {missing}") from None
 
 
 def render(card: ModelCard) -> str:
-    """README.md."""
-    head = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)
+    """The text of README.md: front matter and body."""
+    metrics = [{"type": name, "name": name, "value": value} for name, value in sorted(card.metrics.items())]
+    dataset = {
+        "name": card.data.dataset, "type": card.data.dataset, "revision": card.data.snapshot, "split": card.metrics_of
+    }  # fmt: skip
+    result = {"task": {"type": "other", "name": card.stage}, "dataset": dataset, "metrics": metrics}
+    front = {
+        "license": "other",
+        "license_name": "see-data-and-weights",
+        "library_name": "talkset",
+        "tags": ["talking-head", card.system, card.stage, "talkset"] + ["non-commercial"] * bool(card.noncommercial),
+        "model-index": [{"name": card.run, "results": [result]}],
+    }
+    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     title = f"# {card.system} {card.stage}, run {card.run}"
     return "\n\n".join((f"---\n{head}---", title, card.purpose, *filter(None, _sections(card)))) + "\n"
 
@@ -169,6 +219,9 @@ def _sections(card: ModelCard) -> list[str]:
     splits = [(name, f.clips, f"{f.hours:.3f}", f.identities, _counts(f.emotions)) for name, f in data.splits.items()]
     measured = [(name, f"{value:.6g}") for name, value in sorted(card.metrics.items())]
     licences = [(name, text, "**yes**" if name in card.noncommercial else "no") for name, text in card.weights.items()]
+    warning = "Their licences apply to this model, too." if card.weights else "None."
+    if card.noncommercial:
+        warning = f"**Not for commercial use as it stands**, because of {', '.join(card.noncommercial)}."
     return [
         f"## Data\n\nDataset `{data.dataset}`, snapshot {data.number} (`{data.snapshot}`). {data.split_rule}",
         _table(("split", "clips", "hours", "identities", "clips by emotion"), splits),
@@ -177,7 +230,7 @@ def _sections(card: ModelCard) -> list[str]:
         f"```yaml\n{yaml.safe_dump(card.config, sort_keys=True)}```",
         f"## Figures\n\nMeans over {card.num_measured} items of split `{card.metrics_of}`.",
         _table(("figure", "value"), measured),
-        f"## Weights of others\n\n{_warning(card)}",
+        f"## Third-party weights\n\n{warning}",
         _table(("name", "licence", "non-commercial only"), licences) if licences else "",
         f"## Limits\n\n{card.limits}",
         f"## Misuse\n\n{card.misuse}",
@@ -196,63 +249,6 @@ def _training(card: ModelCard) -> str:
     )
 
 
-def _warning(card: ModelCard) -> str:
-    if not card.noncommercial:
-        return "Their licences count for this model, too." if card.weights else "None."
-    return f"**Not for commercial use as it stands**, because of {', '.join(card.noncommercial)}."
-
-
-def _front_matter(card: ModelCard) -> dict[str, Any]:
-    metrics = [{"type": name, "name": name, "value": value} for name, value in sorted(card.metrics.items())]
-    dataset = {
-        "name": card.data.dataset, "type": card.data.dataset, "revision": card.data.snapshot, "split": card.metrics_of
-    }  # fmt: skip
-    result = {"task": {"type": "other", "name": card.stage}, "dataset": dataset, "metrics": metrics}
-    return {
-        "license": "other",
-        "license_name": "see-data-and-weights",
-        "library_name": "talkset",
-        "tags": ["talking-head", card.system, card.stage, "talkset"] + ["non-commercial"] * bool(card.noncommercial),
-        "model-index": [{"name": card.run, "results": [result]}],
-    }
-
-
-def _split_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "clips": len(rows),
-        "hours": sum(row["num_frames"] for row in rows) / FPS / 3600,
-        "identities": len({row["subject"] for row in rows}),
-        "emotions": dict(sorted(Counter(row["emotion"] for row in rows if row["emotion"]).items())),
-    }
-
-
-def _split_rule(rule: Mapping[str, Any]) -> str:
-    listed = f"{len(rule['val'])} identities are listed as val and {len(rule['test'])} as test"
-    shares = f"{rule['val_share']:g} are val and {rule['test_share']:g} test by a hash of the label"
-    return f"Split by identity, never within one: {listed}; of the others {shares}."
-
-
-def _weights_of(snapshot: Snapshot) -> tuple[str, ...]:
-    """Entries of weights.toml that the snapshot's objects were made with."""
-    keys = [ref.key for shard in snapshot.body.shards for ref in (shard.cut, *shard.features.values())]
-    return tuple(
-        sorted({name for key in keys for name in snapshot.objects.manifest(key).key_inputs.get("weights", {})})
-    )
-
-
-def _cost_h(sessions: Sequence[Session]) -> float:
-    ended = [session for session in sessions if session.ended_at]
-    spans = [
-        (datetime.fromisoformat(session.ended_at or "") - datetime.fromisoformat(session.started_at), session.num_ranks)
-        for session in ended
-    ]
-    return sum(span.total_seconds() / 3600 * num for span, num in spans)
-
-
-def _is_of_training(metrics: Mapping[str, float]) -> bool:
-    return all(name.startswith("train_") for name in metrics)
-
-
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
@@ -260,11 +256,3 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _checked(model: type[Facts], **fields: Any) -> Facts:
-    try:
-        return model(**fields)
-    except ValidationError as error:
-        missing = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
-        raise PreflightError(f"the model card cannot be written, it lacks: {missing}") from None

@@ -11,7 +11,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from models.training.runs.checkpoint import sweep
 from storage.errors import LockedError, PreflightError
+from storage.files import make_dir
+
+RUN_LOCK = "run.lock"
 
 
 @contextmanager
@@ -33,6 +37,21 @@ def exclusive(lock: Path, refusal: str) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Holds a run's folder, which is made, inside the block; what a killed session left half-written is removed first.
+
+    Raises:
+        LockedError: another process trains this run.
+        PreflightError: the lock file cannot be written.
+    """
+    make_dir(folder)
+    refusal = f"run {folder.name} is being trained by another process; wait for it or stop it"
+    with exclusive(folder / RUN_LOCK, refusal):
+        sweep(folder)
+        yield
 
 
 @contextmanager

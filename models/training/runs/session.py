@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from models.training.engine.engine import Engine
 from models.training.runs.checkpoint import list_checkpoints
@@ -11,7 +10,7 @@ from models.training.runs.environment import hardware
 from models.training.runs.job import Job
 from models.training.runs.metrics_log import newest_figures
 from storage.errors import OutOfSpace, error_text
-from storage.runs import RunState, Session, save_run
+from storage.runs import Session
 
 
 @contextmanager
@@ -23,7 +22,14 @@ def session(job: Job, engine: Engine, resumed_from: str | None) -> Iterator[None
         engine: at the step to begin with.
         resumed_from: SHA-256 of the state it begins with, None for the first weights.
     """
-    _open(job, engine, resumed_from)
+    opened = Session(
+        started_at=_now(), first_step=engine.step, resumed_from=resumed_from, num_ranks=engine.ranks.num,
+        hardware=hardware(engine.device), code_version=job.new.code_version,
+    )  # fmt: skip
+    job.update(
+        state="running", sessions=(*job.record.sessions, opened), code_version=job.new.code_version,
+        packages_sha256=job.new.packages_sha256, checkpoints=list_checkpoints(job.folder),
+    )  # fmt: skip
     state, reason = "done", "done"
     try:
         yield
@@ -34,35 +40,16 @@ def session(job: Job, engine: Engine, resumed_from: str | None) -> Iterator[None
         state, reason = "interrupted", f"interrupted: {str(error) or type(error).__name__}"
         raise
     finally:
-        _close(job, engine.step, state, reason)
+        *before, last = job.record.sessions
+        closed = last.model_copy(update={"ended_at": _now(), "last_step": engine.step, "exit_reason": reason})
+        # On a full disk the error that ended the session matters, not that it could not be recorded.
+        with nullcontext() if state == "done" else suppress(OutOfSpace):
+            job.update(state=state, sessions=(*before, closed))
 
 
 def note_checkpoints(job: Job) -> None:
     """Brings checkpoints and figures of the record up to date."""
-    _save(job, checkpoints=list_checkpoints(job.folder), metrics=newest_figures(job.folder))
-
-
-def _open(job: Job, engine: Engine, resumed_from: str | None) -> None:
-    opened = Session(
-        started_at=_now(), first_step=engine.step, resumed_from=resumed_from, num_ranks=engine.ranks.num,
-        hardware=hardware(engine.device), code_version=job.new.code_version,
-    )  # fmt: skip
-    _save(
-        job, state="running", sessions=(*job.record.sessions, opened), code_version=job.new.code_version,
-        packages_sha256=job.new.packages_sha256, checkpoints=list_checkpoints(job.folder),
-    )  # fmt: skip
-
-
-def _close(job: Job, step: int, state: RunState, reason: str) -> None:
-    *before, last = job.record.sessions
-    closed = last.model_copy(update={"ended_at": _now(), "last_step": step, "exit_reason": reason})
-    # On a full disk what ended the session matters, not that it could not be noted.
-    with nullcontext() if state == "done" else suppress(OutOfSpace):
-        _save(job, state=state, sessions=(*before, closed))
-
-
-def _save(job: Job, **changes: Any) -> None:
-    save_run(job.store, job.record.model_copy(update=changes))
+    job.update(checkpoints=list_checkpoints(job.folder), metrics=newest_figures(job.folder))
 
 
 def _now() -> str:

@@ -7,6 +7,8 @@ import pytest
 
 from flows.pipeline import start_training
 from flows.refresh_options import RefreshOptions
+from flows.train import TrainedStage, TrainingResult
+from flows.train_options import TrainOptions
 from storage.catalog import Dataset, TrainingRule
 from storage.runs import RunKey, RunRecord, Session, save_run
 from storage.snapshot import Snapshot
@@ -75,9 +77,10 @@ def test_without_a_server_training_runs_here_and_finds_the_data_by_id(
     monkeypatch.setenv(STORES, "/somewhere/else")
     calls = []
 
-    def train_stages(system: str, snapshot: str, preset: str, stages: list[str] | None, is_quiet: bool):
-        calls.append((system, snapshot, preset, stages, find_snapshot(snapshot).store))
-        return {"stages": [{"run": "edtalk-reconstruction-0123456789ab"}]}
+    def train_stages(options: TrainOptions) -> TrainingResult:
+        calls.append((options, find_snapshot(options.snapshot).store))
+        stage = TrainedStage("reconstruction", "edtalk-reconstruction-0123456789ab", "done", {}, "", "", 1)
+        return TrainingResult("edtalk", snapshot.id, "synthetic", 1, (stage,))
 
     monkeypatch.setattr("flows.train.train_stages", train_stages)
     dataset = Dataset.model_validate(
@@ -85,7 +88,8 @@ def test_without_a_server_training_runs_here_and_finds_the_data_by_id(
     )
     options = RefreshOptions(dataset=dataset.name, store=snapshot.store, has_server=False)
     answer = start_training.hand_off(snapshot, dataset, options)
-    assert calls == [("edtalk", snapshot.id, "smoke", ["reconstruction"], snapshot.store)]
+    wanted = TrainOptions("edtalk", snapshot.id, "smoke", ["reconstruction"], is_quiet=options.is_quiet)
+    assert calls == [(wanted, snapshot.store)]
     assert answer["edtalk"]["action"] == "trained"
     assert answer["edtalk"]["runs"] == ["edtalk-reconstruction-0123456789ab"]
     assert os.environ[STORES].split(os.pathsep) == [str(snapshot.store), "/somewhere/else"]

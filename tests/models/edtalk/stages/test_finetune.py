@@ -214,6 +214,7 @@ def test_a_finished_run_leaves_the_model_as_stage_2_does(tmp_path: Path, parent:
     """Through the whole engine: the last stage of a chain of fitted runs."""
     from models.edtalk.stages import expression, mouth_pose, reconstruction
     from models.training.runs.fit import fit_stage
+    from models.training.runs.job import FitRequest
     from storage.store_layout import run_folder
 
     snapshot, runs, run = build_store(tmp_path / "store", 4, 1, (12,)), {}, None
@@ -225,9 +226,10 @@ def test_a_finished_run_leaves_the_model_as_stage_2_does(tmp_path: Path, parent:
         ("finetune", finetune),
     ):
         config = stage.Config(train=train, shape=SHAPE, losses=LOSSES)
-        runs[name] = run = fit_stage(
+        request = FitRequest(
             tmp_path / "store", snapshot.id, "edtalk", name, config, "smoke", runs, "0.0.0", "cpu", is_quiet=True
         )
+        runs[name] = run = fit_stage(request)
         assert run.state == "done"
     assert run is not None
     tensors = load_file(run_folder(tmp_path / "store", run.id) / run.model().file)

@@ -30,6 +30,7 @@ from models.training import stages
 from models.training.engine.config import TrainConfig
 from models.training.engine.engine import Engine
 from models.training.runs.fit import fit_stage
+from models.training.runs.job import FitRequest
 from storage.errors import WeightsError
 from storage.runs import RunRecord
 from storage.snapshot import Snapshot
@@ -228,9 +229,10 @@ def fit(store: Path, kill_step: int | None = None) -> RunRecord:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "advance", deadly)
-        return fit_stage(
+        request = FitRequest(
             store, "latest", "edtalk", "reconstruction", tiny(save_every=2), "smoke", {}, "0.0.0", "cpu", is_quiet=True
         )
+        return fit_stage(request)
 
 
 def test_killed_between_checkpoints_and_resumed_it_leaves_the_same_files(tmp_path: Path) -> None:

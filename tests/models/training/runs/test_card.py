@@ -74,7 +74,7 @@ def test_a_card_names_data_training_figures_licences_and_misuse(snapshot: Snapsh
         assert part in body, part
 
 
-def test_without_weights_of_others_nothing_is_claimed_of_them(snapshot: Snapshot) -> None:
+def test_without_third_party_weights_nothing_is_claimed_of_them(snapshot: Snapshot) -> None:
     made = make_card(record(snapshot, {"weights": {}, "parents": {}}), data_facts(snapshot), "Learns.", 1, 1)
     assert "non-commercial" not in render(made)
     assert "1 steps from random weights" in render(made)

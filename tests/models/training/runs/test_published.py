@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.train import chosen_stages, require_used
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.shape import Shape
 from models.edtalk.stages.mouth_pose import Config
@@ -14,7 +13,9 @@ from models.training import stages
 from models.training.runs.card import CARD_FILE
 from models.training.runs.checkpoint import load_tensors
 from models.training.runs.fit import fit_stage
+from models.training.runs.job import FitRequest
 from models.training.runs.published import Published, find_published
+from models.training.stage_selection import chosen_stages, require_used
 from storage.errors import ConfigError, WeightsError
 from storage.keys import sha256_file
 from storage.runs import RunRecord
@@ -38,7 +39,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 
 
 def import_lia(folder: Path, seed: int) -> Lia:
-    """A LIA file in its official form, taken into use."""
+    """A LIA file in its official form, imported."""
     torch.manual_seed(seed)
     lia = Lia(SHAPE)
     torch.save({"gen": lia.state_dict(), "args": None}, folder / "vox.pt")
@@ -51,7 +52,10 @@ def fit_mouth_pose(snapshot: Snapshot, parent: Published) -> RunRecord:
     train = smoke.train.model_copy(update={"max_steps": 1, "ema_decay": 0.0})
     config = Config.model_validate(smoke.model_dump() | {"train": train, "shape": SHAPE, "trained": "navigation"})
     parents = {"reconstruction": parent}
-    return fit_stage(snapshot.store, snapshot.id, "edtalk", "mouth_pose", config, "smoke", parents, "v", "cpu", True)
+    request = FitRequest(
+        snapshot.store, snapshot.id, "edtalk", "mouth_pose", config, "smoke", parents, "v", "cpu", is_quiet=True
+    )
+    return fit_stage(request)
 
 
 def test_a_stage_starts_from_lia_and_its_run_says_so(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -96,7 +100,7 @@ def test_what_is_not_imported_or_stands_for_nothing_is_one_line() -> None:
     ],
 )
 def test_only_what_starts_from_it_is_trained(named: list[str] | None, given: str, expected: set[str]) -> None:
-    chosen = chosen_stages(EDTALK, "edtalk", named, {given})
+    chosen = chosen_stages(EDTALK, "edtalk", named or (), {given})
     assert set(chosen) == expected
     assert chosen == [name for name in EDTALK if name in expected]
 
@@ -120,7 +124,7 @@ def test_a_stage_is_not_trained_and_given_at_once() -> None:
 )
 def test_what_nothing_would_start_from_is_refused(named: list[str] | None, given: str, is_used: bool) -> None:
     """Else all stages would be trained from nothing, in spite of it."""
-    chosen = chosen_stages(EDTALK, "edtalk", named, {given})
+    chosen = chosen_stages(EDTALK, "edtalk", named or (), {given})
     if is_used:
         require_used(EDTALK, "edtalk", chosen, {given})
     else:
