@@ -4,16 +4,21 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from storage.errors import ConfigError
-from storage.patterns import compile_pattern, template_fields
+from storage.timelaw import FPS
 
 CATALOG_FILE = "datasets.yaml"
+
+# `{subject}` or `{take:\\d+}` in the pattern of a layout.
+_GROUP = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 
 # More than any catalog holds, and less than what aliases of aliases unfold to.
 _MAX_VALUES = 20_000
@@ -55,13 +60,13 @@ class ClipRule(Block):
 
     @property
     def frames(self) -> int:
-        """Frames of a full clip at 25 fps."""
-        return round((self.max_s if self.length_s == "whole" else self.length_s) * 25)
+        """Frames of a full clip."""
+        return round((self.max_s if self.length_s == "whole" else self.length_s) * FPS)
 
     @property
     def min_frames(self) -> int:
         """Frames of the shortest clip."""
-        return min(round(self.min_tail_s * 25), self.frames)
+        return min(round(self.min_tail_s * FPS), self.frames)
 
 
 class AnnotationRule(Block):
@@ -266,6 +271,28 @@ class Dataset(Block):
         if "landmarks" not in self.features:
             raise ValueError("features must include landmarks: no clip may be without a landmark row or a mask")
         return self
+
+
+@lru_cache(maxsize=256)
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """The pattern as a regular expression with named groups; a bare group takes anything but a slash.
+
+    Raises:
+        ValueError: it is no valid pattern; says what is wrong.
+    """
+    parts = _GROUP.split(pattern)
+    out = [re.escape(parts[0])]
+    for name, regex, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        out.append(f"(?P<{name}>{regex or '[^/]+'})" + re.escape(literal))
+    try:
+        return re.compile("".join(out), re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no valid pattern: {error}") from None
+
+
+def template_fields(template: str) -> set[str]:
+    """Names that a template such as `{subject}#{take}` fills in."""
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 
 def load_catalog(path: Path | None = None) -> dict[str, Dataset]:

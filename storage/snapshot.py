@@ -27,7 +27,7 @@ from storage.keys import canonical_json, sha256_hex
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard
 from storage.store_layout import snapshot_digits, snapshot_file, snapshots_folder, store_file
-from storage.tables import read_row, read_table, to_numpy
+from storage.tables import Column, columns_of, read_row, read_schema, read_table, to_numpy
 
 SCHEMA_VERSION = 1
 _REF_COLUMNS = ("name", CLIP_KEY.name, "shard_id", "row", "num_frames")
@@ -267,6 +267,43 @@ class Snapshot:
 
     def _ref(self, row: Mapping[str, Any]) -> ClipRef:
         return ClipRef(row["name"], row["clip"], self._shards[row["shard_id"]], row["row"], row["num_frames"])
+
+
+def feature_columns(snapshot: Snapshot) -> dict[str, tuple[Column, ...]]:
+    """Columns of each extractor that every shard has, without the clip key; sorted by name.
+
+    Raises:
+        StoreCorrupt: a feature table is missing or damaged.
+    """
+    shards = snapshot.body.shards
+    names = set(shards[0].features).intersection(*(shard.features for shard in shards)) if shards else set()
+    found: dict[str, tuple[Column, ...]] = {}
+    for name in sorted(names):
+        schema = read_schema(snapshot.objects.path(shards[0].features[name].key) / FEATURES_TABLE)
+        found[name] = tuple(column for column in columns_of(schema) if column.name != CLIP_KEY.name)
+    return found
+
+
+def find_column(columns: dict[str, tuple[Column, ...]], name: str) -> tuple[str, Column]:
+    """(extractor, column) of a field `column` or `extractor.column`.
+
+    Raises:
+        ConfigError: no extractor has it, or several have; those that exist are named.
+    """
+    wanted = name.rpartition(".")
+    found = [
+        (extractor, column)
+        for extractor, own in columns.items()
+        for column in own
+        if column.name == wanted[2] and wanted[0] in ("", extractor)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = " or ".join(f"{extractor}.{name}" for extractor, _ in found)
+        raise ConfigError(f"field {name!r} is in several features; write {choices}")
+    have = "; ".join(f"{extractor}: {', '.join(column.name for column in own)}" for extractor, own in columns.items())
+    raise ConfigError(f"the snapshot has no field {name!r}; its features are {have or 'none'}")
 
 
 def snapshot_numbers(store: Path) -> list[int]:

@@ -1,7 +1,7 @@
-"""Weight files of others, listed in models/weights.toml: where they lie on this machine, and whether they are right.
+"""Third-party weight files, listed in storage/weights.toml: where they lie on this machine, and their hashes.
 
-Order: $TALKSET_WEIGHTS, the installed package that carries the file, the cache, and a download only when
-    TALKSET_ALLOW_DOWNLOAD=1.
+A file is looked for in $TALKSET_WEIGHTS, in the installed package that carries it, and in the cache; it is downloaded
+only when TALKSET_ALLOW_DOWNLOAD=1.
 """
 
 import importlib.util
@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict
 from storage.errors import WeightsError
 from storage.keys import sha256_file
 
+LIST = Path(__file__).with_name("weights.toml")
+# Stands before the digest of a file that weights.toml does not pin.
+UNPINNED = "unpinned:"
+
 _DIGEST_LENGTH = 64
-LIST = Path(__file__).resolve().parents[1] / "models" / "weights.toml"
 
 
 class WeightFile(BaseModel):
-    """One entry of models/weights.toml; its head explains the fields."""
+    """One entry of storage/weights.toml, whose first lines explain the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,15 +31,46 @@ class WeightFile(BaseModel):
     url: str
     page: str
     package: str = ""
+    version: str = ""
     sha256: str
     bytes: int
     licence: str
     is_noncommercial: bool
     used_by: str
 
+    def places(self) -> list[Path]:
+        """Paths where the file may lie, in the order in which they are tried."""
+        folders = _named_folders()
+        if self.package:
+            # Located, not imported: this package's own import needs pkg_resources, which setuptools no longer has.
+            spec = importlib.util.find_spec(self.package)
+            folders += [Path(folder) / "models" for folder in (spec.submodule_search_locations or [])] if spec else []
+        return [folder / self.file for folder in (*folders, cache_folder() / "weights")]
+
+    def find(self) -> Path | None:
+        """The first of `places` that exists, None when the file is not on this machine."""
+        return next((place for place in self.places() if place.is_file()), None)
+
+    def may_be_downloaded(self) -> bool:
+        """Whether a direct link is known and the user allows downloads."""
+        return bool(self.url) and os.environ.get("TALKSET_ALLOW_DOWNLOAD") == "1"
+
+    def how_to_get(self) -> str:
+        """What the user can do to have the file, with its size and licence, in one line.
+
+        Folders of this machine are not named: the line is stored with snapshots, whose ids must not depend on them.
+        """
+        size = f"{self.bytes / 1e6:.1f} MB, " * bool(self.bytes) + f"licence: {self.licence}"
+        if self.package:
+            package = f"{self.package} {self.version}"
+            return f"install the Python package {package}, or put {self.file} into $TALKSET_WEIGHTS ({size})"
+        allow = ", or set TALKSET_ALLOW_DOWNLOAD=1" if self.url else ""
+        source = f"get {self.file} from {self.url or self.page} ({size})"
+        return f"{source} and put it into the folder $TALKSET_WEIGHTS names{allow}"
+
 
 def listed() -> dict[str, WeightFile]:
-    """Every entry of models/weights.toml by name."""
+    """Every entry of storage/weights.toml by name."""
     return {name: WeightFile(**fields) for name, fields in tomllib.loads(LIST.read_text(encoding="utf-8")).items()}
 
 
@@ -48,9 +82,7 @@ def resolve(name: str) -> Path:
         WeightsError: the file is nowhere, or it is not the pinned one; one line says what to do.
     """
     entry = listed()[name]
-    path = next((place for place in _places(entry) if place.is_file()), None)
-    if path is None:
-        path = _download(name, entry)
+    path = entry.find() or _download(name, entry)
     if entry.sha256 and not sha256_of(path).startswith(entry.sha256):
         wrong = f"sha256 is {sha256_of(path)}, that of weights {name!r} must be or begin with {entry.sha256}"
         raise WeightsError(f"{path}: {wrong}; remove it and get it from {entry.page}")
@@ -58,27 +90,24 @@ def resolve(name: str) -> Path:
 
 
 def missing(name: str) -> str | None:
-    """Why `resolve` would find no file, in one line, or None when it would find or fetch one."""
+    """Why `resolve` would find no file, in one line, or None when it would find or download one."""
     entry = listed()[name]
-    if any(place.is_file() for place in _places(entry)) or _may_download(entry):
-        return None
-    return _how_to_get(name, entry)
+    return None if entry.find() or entry.may_be_downloaded() else f"weights {name!r} not found: {entry.how_to_get()}"
 
 
 def fingerprint(name: str) -> str:
-    """What identifies the file in an object key: its sha256, after "unpinned:" when weights.toml does not pin it.
+    """What identifies the file in an object key: its sha256, after UNPINNED when weights.toml does not pin it.
 
     Raises:
         WeightsError: as `resolve`.
     """
     digest = sha256_of(resolve(name))
-    return digest if listed()[name].sha256 else f"unpinned:{digest}"
+    return digest if listed()[name].sha256 else f"{UNPINNED}{digest}"
 
 
 def imported_folders(system: str) -> list[Path]:
-    """Where files of a system lie that were taken into use or made here, in the order in which they are looked for."""
-    named = [Path(os.environ["TALKSET_WEIGHTS"])] if os.environ.get("TALKSET_WEIGHTS") else []
-    return [folder / system for folder in (*named, cache_folder() / "weights")]
+    """Folders of a system's imported or generated files, in the order in which they are tried."""
+    return [folder / system for folder in (*_named_folders(), cache_folder() / "weights")]
 
 
 def imported_file(system: str, name: str) -> Path:
@@ -94,10 +123,10 @@ def imported_file(system: str, name: str) -> Path:
 
 
 def how_to_import(system: str, name: str) -> str:
-    """What to do to have the imported file."""
+    """What the user can do to have the imported file, in one line."""
     entry = listed()[name.lower()]
     command = f"talkset weights import {system} {entry.file}"
-    return f"get {entry.file} from {entry.page} (licence: {entry.licence}) and take it into use with `{command}`"
+    return f"get {entry.file} from {entry.page} (licence: {entry.licence}) and import it with `{command}`"
 
 
 def cache_folder() -> Path:
@@ -106,48 +135,14 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "talkset"
 
 
-def _places(entry: WeightFile) -> list[Path]:
-    """Where the file may lie, in the order in which it is looked for."""
-    folders = [Path(os.environ["TALKSET_WEIGHTS"])] if os.environ.get("TALKSET_WEIGHTS") else []
-    if entry.package:
-        # Located, not imported: this package's own import needs pkg_resources, which setuptools no longer has.
-        spec = importlib.util.find_spec(entry.package)
-        folders += [Path(folder) / "models" for folder in (spec.submodule_search_locations or [])] if spec else []
-    return [folder / entry.file for folder in (*folders, cache_folder() / "weights")]
-
-
-def _download(name: str, entry: WeightFile) -> Path:
-    """Fetch the file into the cache, if that is allowed and a link is known."""
-    if not _may_download(entry):
-        raise WeightsError(_how_to_get(name, entry))
-    import pooch
-
-    target = cache_folder() / "weights" / entry.file
-    known = f"sha256:{entry.sha256}" if len(entry.sha256) == _DIGEST_LENGTH else None
-    try:
-        return Path(pooch.retrieve(entry.url, known, fname=target.name, path=target.parent))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"weights {name!r}: download of {entry.url} failed ({error})") from error
-
-
-def _may_download(entry: WeightFile) -> bool:
-    return bool(entry.url) and os.environ.get("TALKSET_ALLOW_DOWNLOAD") == "1"
-
-
-def _how_to_get(name: str, entry: WeightFile) -> str:
-    size = f"{entry.bytes / 1e6:.1f} MB, " * bool(entry.bytes) + f"licence: {entry.licence}"
-    if entry.package:
-        where = f"install the Python package {entry.package}, or put {entry.file} into $TALKSET_WEIGHTS"
-        return f"weights {name!r} not found: {where} ({size})"
-    allow = ", or set TALKSET_ALLOW_DOWNLOAD=1" if entry.url else ""
-    # The folder itself is not named: the sentence is stored with the snapshot, whose id must not depend on it.
-    folder = "the folder $TALKSET_WEIGHTS names"
-    source = f"get {entry.file} from {entry.url or entry.page} ({size})"
-    return f"weights {name!r} not found: {source} and put it into {folder}{allow}"
+def at_hand() -> dict[str, list[int]]:
+    """[size in bytes, mtime_ns] by name of every listed file that is present; hashes are not checked."""
+    found = {name: path for name, entry in listed().items() if (path := entry.find())}
+    return {name: [path.stat().st_size, path.stat().st_mtime_ns] for name, path in found.items()}
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a weight file.
+    """Hex digest of a weight file, computed once per process while its size and time stay the same.
 
     Raises:
         WeightsError: it cannot be read.
@@ -158,18 +153,28 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256_of(path: Path, _size: int, _mtime_ns: int) -> str:
-    """Hash once per process and state of the file: some are over a gigabyte."""
+    """Some files are over a gigabyte."""
     try:
         return sha256_file(path)[0]
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def at_hand() -> dict[str, list[int]]:
-    """Size and mtime_ns of every listed file that is present: whether extractors can run, at no cost of hashing."""
-    found = {}
-    for name, entry in listed().items():
-        path = next((place for place in _places(entry) if place.is_file()), None)
-        if path is not None:
-            found[name] = [path.stat().st_size, path.stat().st_mtime_ns]
-    return found
+def _named_folders() -> list[Path]:
+    """The folder that $TALKSET_WEIGHTS names, if any."""
+    named = os.environ.get("TALKSET_WEIGHTS")
+    return [Path(named)] if named else []
+
+
+def _download(name: str, entry: WeightFile) -> Path:
+    """Path of the file after a download into the cache."""
+    if not entry.may_be_downloaded():
+        raise WeightsError(f"weights {name!r} not found: {entry.how_to_get()}")
+    import pooch
+
+    target = cache_folder() / "weights" / entry.file
+    known = f"sha256:{entry.sha256}" if len(entry.sha256) == _DIGEST_LENGTH else None
+    try:
+        return Path(pooch.retrieve(entry.url, known, fname=target.name, path=target.parent))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"weights {name!r}: download of {entry.url} failed ({error})") from error

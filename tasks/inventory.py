@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage.catalog import Dataset, Layout
+from storage.catalog import Dataset, Layout, compile_pattern
 from storage.errors import PreflightError, Reason
 from storage.hash_cache import HashCache
-from storage.patterns import compile_pattern
 from storage.records import Source
 from storage.takedowns import NO_TAKEDOWNS, Takedowns
 from tasks.hdtf_annotations import spans_of

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.errors import ConfigError
-from storage.feature_columns import feature_columns, find_column
-from storage.mel_windows import mel_windows
-from storage.snapshot import ClipRef, Snapshot
+from storage.snapshot import ClipRef, Snapshot, feature_columns, find_column
 from storage.tables import Column
-from storage.timelaw import SAMPLES_PER_FRAME, axis_length
+from storage.timelaw import SAMPLES_PER_FRAME, axis_length, mel_windows
 
 COEFFICIENTS = ("id", "exp", "euler", "trans")
 SAMPLES_AXIS = "640N"

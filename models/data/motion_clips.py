@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions
-from storage.feature_columns import feature_columns, find_column
-from storage.snapshot import Snapshot
+from storage.snapshot import Snapshot, feature_columns, find_column
 
 AudioChoice = Literal["auto", "mel50", "hubert"]
 

@@ -65,7 +65,7 @@ def _layers(width: float) -> Iterator[nn.Module]:
 
 
 def load_vgg() -> VggFeatures:
-    """VGG-19 trained on ImageNet, entry 'vgg19' of models/weights.toml.
+    """VGG-19 trained on ImageNet, entry 'vgg19' of storage/weights.toml.
 
     Raises:
         WeightsError: the file is missing, or it holds something else.

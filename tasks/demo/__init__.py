@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.timelaw import FPS
 from tasks.demo.animate import Animator
 from tasks.demo.motion import Motion, perform
 from tasks.demo.portrait import Portrait, load_portrait
@@ -22,8 +23,8 @@ from tasks.media.encode import VideoFormat, VideoWriter, write_audio_file
 
 VERSION = 1  # raised whenever the same seed gives other files
 AUDIO_RATE_HZ = 48_000
-OFFSET_HZ = 25  # av_offset_frames counts frames of the project's time law
-MAX_OFFSET_FRAMES = 25
+OFFSET_HZ = FPS  # av_offset_frames counts frames of the project's time law
+MAX_OFFSET_FRAMES = FPS
 _MARGIN_S = 1.0  # speech exists before and after the video, so that a shifted cut is never silent
 _MANIFEST = "DEMO.json"
 

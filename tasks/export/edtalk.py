@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.frame_store import LmdbExportWriter
-from storage.mel_windows import mel_windows
 from storage.snapshot import ClipRef, Snapshot
+from storage.timelaw import mel_windows
 from tasks.export.edtalk_lists import Listed, clip_lists
 from tasks.export.edtalk_names import HDTF_FOLDER, MEAD_FOLDER, dataset_folder, edtalk_name
 from tasks.export.names import export_names, renamed

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from storage.feature_columns import feature_columns
-from storage.snapshot import Snapshot
+from storage.snapshot import Snapshot, feature_columns
 from storage.tables import Column
 from tasks.export.output import ExportSummary
 

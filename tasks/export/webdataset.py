@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.emotions import emotion_id
-from storage.feature_columns import feature_columns
-from storage.snapshot import ClipRef, Snapshot
+from storage.snapshot import ClipRef, Snapshot, feature_columns
 from storage.timelaw import FPS, SAMPLE_RATE_HZ
 from tasks.export.names import export_names, renamed, safe_name
 from tasks.export.output import ExportSummary, Progress, kept_clips, new_folder, plain_number, wav_bytes, write_json

@@ -1,8 +1,8 @@
 """FaceBackend: what a face detector with 68 landmarks offers to the tracker.
 
 A backend is a module in this folder with a function `load() -> FaceBackend` and three constants that say what its
-numbers depend on: CODE_FILES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in models/weights.toml).
-Its file name is its name in datasets.yaml.
+numbers depend on: CODE_FILES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in
+storage/weights.toml). Its file name is its name in datasets.yaml.
 """
 
 import importlib
@@ -61,7 +61,7 @@ class BackendFacts:
     Attributes:
         code_files: files in tasks/.
         libraries: distributions whose version counts.
-        weight_files: names in models/weights.toml.
+        weight_files: names in storage/weights.toml.
     """
 
     code_files: tuple[str, ...]

@@ -72,7 +72,7 @@ def missing(name: str, params: BaseModel) -> str | None:
 
 
 def weights(name: str, params: BaseModel) -> tuple[str, ...]:
-    """Names in models/weights.toml of the files whose contents change the numbers."""
+    """Names in storage/weights.toml of the files whose contents change the numbers."""
     listing = getattr(discover()[name], "weights", None)
     return listing(params) if listing else ()
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from storage.tables import Column
+from storage.timelaw import FPS
 from tasks.clip import Clip
 from tasks.geometry import face_box
 
@@ -20,10 +21,10 @@ COLUMNS = (
         "float32",
         ("N", 4),
         unit="px",
-        rate_hz=25.0,
+        rate_hz=FPS,
         doc="x0, y0, x1, y1 in the crop, clipped to it; NaN where missing",
     ),
-    Column("num_faces", "int16", ("N",), unit="faces", rate_hz=25.0, doc="faces tracked in the source frame"),
+    Column("num_faces", "int16", ("N",), unit="faces", rate_hz=FPS, doc="faces tracked in the source frame"),
 )
 
 

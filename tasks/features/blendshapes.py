@@ -25,14 +25,14 @@ COLUMNS = (
         "float32",
         ("N", 478, 3),
         unit="px",
-        rate_hz=25.0,
+        rate_hz=FPS,
         doc="x, y in the crop and z relative to the head's centre, negative towards the camera; NaN where no face",
     ),
     Column(
         "blendshapes",
         "float32",
         ("N", 52),
-        rate_hz=25.0,
+        rate_hz=FPS,
         doc="0..1, in the model's order (0 is _neutral); NaN where no face",
     ),
     Column(
@@ -40,10 +40,10 @@ COLUMNS = (
         "float32",
         ("N", 4, 4),
         unit="cm",
-        rate_hz=25.0,
+        rate_hz=FPS,
         doc="canonical face to camera (x right, y up, z towards the viewer), row by row; NaN where no face",
     ),
-    Column("blendshapes_valid", "bool", ("N",), rate_hz=25.0, doc="MediaPipe found a face in this frame"),
+    Column("blendshapes_valid", "bool", ("N",), rate_hz=FPS, doc="MediaPipe found a face in this frame"),
 )
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import WeightsError
 from storage.tables import Column
+from storage.timelaw import FPS
 from tasks.clip import Clip
 from tasks.faces.backend import FaceBackend, backend_facts, load_backend
 from tasks.geometry import face_box, iou
@@ -24,10 +25,10 @@ COLUMNS = (
         "float32",
         ("N", 68, 2),
         unit="px",
-        rate_hz=25.0,
+        rate_hz=FPS,
         doc="x, y in the crop, iBUG-68 order; NaN where missing",
     ),
-    Column("landmarks_valid", "bool", ("N",), rate_hz=25.0, doc="the landmarks of this frame are known"),
+    Column("landmarks_valid", "bool", ("N",), rate_hz=FPS, doc="the landmarks of this frame are known"),
 )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.tables import Column
+from storage.timelaw import FPS
 from tasks.clip import Clip
 from tasks.faces.head_pose import RIGID, eye_distance_px, head_angles_deg
 from tasks.geometry import face_box
@@ -60,14 +61,14 @@ COLUMNS = (
     Column("clipping_share", "float32", doc="share of samples at full scale"),
     Column("corrupt_share", "float32", doc="share of frames that the decoder flagged"),
     Column(
-        "head_angles_deg", "float32", ("N", 3), unit="deg", rate_hz=25.0, doc="yaw, pitch, roll; NaN without landmarks"
+        "head_angles_deg", "float32", ("N", 3), unit="deg", rate_hz=FPS, doc="yaw, pitch, roll; NaN without landmarks"
     ),
     Column(
         "speed",
         "float32",
         ("N",),
         unit=_SPEED,
-        rate_hz=25.0,
+        rate_hz=FPS,
         doc="median landmark displacement since the frame before; NaN first",
     ),
 )

@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.mel_windows import MEL_COLUMNS_PER_S
 from storage.snapshot import ClipRef, Snapshot
-from storage.timelaw import FPS, num_samples
+from storage.timelaw import FPS, MEL_COLUMNS_PER_S, num_samples
 from tasks.features.sync import jaw_opening, vowel_envelope
 from tasks.report.contact_sheet import refs, spread
 from tasks.report.svg import INK, KEPT, LINE, MUTED, SOUND, calm_axes, new_figure, to_svg

@@ -13,6 +13,7 @@ from storage.cut_tables import CLIP_KEY
 from storage.objects import Manifest
 from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
 from storage.tables import Column, columns_of, read_schema
+from storage.timelaw import FPS
 from storage.weights import WeightFile, listed
 
 NUM_SLOWEST = 12
@@ -136,7 +137,7 @@ def _slowest(snapshot: Snapshot, seconds: dict[str, float]) -> list[SlowSource]:
         table.select(["path", "name", "num_slots", "state"]).take(pa.array(chosen, pa.int64())).to_pylist()
     )
     slow = [
-        SlowSource(row["path"], row["name"], spent[index], row["num_slots"] / 25)
+        SlowSource(row["path"], row["name"], spent[index], row["num_slots"] / FPS)
         for index, row in zip(chosen, rows, strict=True)
         if row["state"] != "duplicate_of"  # it was never cut, its twin was
     ]

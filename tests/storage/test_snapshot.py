@@ -13,7 +13,8 @@ import pytest
 from storage import snapshot as snapshots
 from storage.errors import ConfigError, SnapshotConflict, StoreCorrupt
 from storage.records import Shard
-from storage.snapshot import Snapshot, SnapshotBody, bind_store, publish, snapshot_numbers, store_dataset
+from storage.snapshot import Snapshot, SnapshotBody, bind_store, find_column, publish, snapshot_numbers, store_dataset
+from storage.tables import Column
 from tests.storage import processes
 from tests.synthetic_store import build_store
 
@@ -242,3 +243,30 @@ def test_old_snapshot_reads_the_same_after_the_store_has_grown(tmp_path: Path) -
     assert all(
         np.array_equal(frame, reopened.frame(clip, 0)) for frame, clip in zip(before, reopened.clips(), strict=True)
     )
+
+
+# ---- columns of the features
+
+
+COLUMNS = {
+    "mel": (Column("mel", "float32", ("T80", 80)),),
+    "bbox": (Column("bbox", "float32", ("N", 4)), Column("valid", "bool", ("N",))),
+    "pose": (Column("valid", "bool", ("N",)),),
+}
+
+
+def test_a_column_is_found_by_its_name_or_with_its_extractor() -> None:
+    assert find_column(COLUMNS, "bbox") == ("bbox", COLUMNS["bbox"][0])
+    assert find_column(COLUMNS, "bbox.bbox") == ("bbox", COLUMNS["bbox"][0])
+    assert find_column(COLUMNS, "pose.valid") == ("pose", COLUMNS["pose"][0])
+
+
+def test_a_name_of_two_extractors_must_be_qualified() -> None:
+    with pytest.raises(ConfigError, match=r"write bbox\.valid or pose\.valid"):
+        find_column(COLUMNS, "valid")
+
+
+@pytest.mark.parametrize("name", ["hubert", "mel.valid", "nothing.mel"])
+def test_an_unknown_field_is_answered_with_those_there_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"mel: mel; bbox: bbox, valid; pose: valid"):
+        find_column(COLUMNS, name)

@@ -1,6 +1,8 @@
 """The list of weight files and the order in which they are looked for; nothing is downloaded."""
 
 import hashlib
+import importlib.metadata
+import re
 import socket
 
 import pytest
@@ -45,6 +47,17 @@ def test_every_entry_says_what_a_user_must_know():
         assert len(entry.sha256) in (0, 64) or entry.sha256 in entry.file
         assert entry.url == "" or entry.url.startswith("https://")
     assert entries["dlib68"].is_noncommercial
+
+
+def test_entries_name_packages_never_a_registry():
+    text = weights.LIST.read_text()
+    assert not re.search(r"pypi|pythonhosted|anaconda|npmjs", text, re.IGNORECASE)
+    packaged = {name: entry for name, entry in weights.listed().items() if entry.package}
+    assert set(packaged) == {"dlib68"}
+    for entry in packaged.values():
+        assert entry.version == importlib.metadata.version(entry.package)
+        assert f"install the Python package {entry.package} {entry.version}" in entry.how_to_get()
+    assert not any(entry.version for entry in weights.listed().values() if not entry.package)
 
 
 def test_the_named_folder_comes_before_the_cache(tmp_path, monkeypatch):

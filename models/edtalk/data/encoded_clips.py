@@ -28,6 +28,7 @@ from storage.cut_tables import CLIP_KEY
 from storage.keys import library_versions, object_key
 from storage.snapshot import ClipRef, Snapshot
 from storage.tables import Column, read_table, to_numpy, write_table
+from storage.timelaw import FPS
 
 VERSION = 1
 STEP = "edtalk_codes"
@@ -151,7 +152,7 @@ def _rows(codes: NDArray[np.float32], clips: Sequence[ClipRef], model: EDTalk) -
 
 def _columns(model: EDTalk) -> tuple[Column, ...]:
     sizes = _sizes(model).items()
-    return replace(CLIP_KEY, doc=""), *(Column(kind, "float32", ("N", size), rate_hz=25.0) for kind, size in sizes)
+    return replace(CLIP_KEY, doc=""), *(Column(kind, "float32", ("N", size), rate_hz=FPS) for kind, size in sizes)
 
 
 def _sizes(model: EDTalk) -> dict[str, int]:

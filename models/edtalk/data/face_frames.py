@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from models.edtalk.data.mouth_swap import LEFT_EYE, RIGHT_EYE
 from storage.errors import ConfigError
-from storage.feature_columns import feature_columns
-from storage.snapshot import ClipRef, Snapshot
+from storage.snapshot import ClipRef, Snapshot, feature_columns
 
 _NOSE_TIP = 30
 # (x, y) @ _COMPLEX = x + iy

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from storage.mel_windows import WINDOW_COLUMNS, mel_windows
+from storage.timelaw import WINDOW_COLUMNS, mel_windows
 
 NUM_BANDS = 80
 KERNEL = 3

@@ -49,7 +49,7 @@ class ImageLossConfig(BaseModel):
     generator_beta1: float = Field(default=GENERATOR_BETAS[0], ge=0, lt=1)
 
     def weights(self) -> tuple[str, ...]:
-        """Entries of models/weights.toml that the losses need."""
+        """Entries of storage/weights.toml that the losses need."""
         return (WEIGHTS,) if self.has_vgg else ()
 
     @property

@@ -2,7 +2,7 @@
 
 Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation In the Wild", ACM MM 2020: binary cross
 entropy of the cosine between the embeddings of five frames and of the 200 ms of sound that begin with the first of
-them. The frames are lower halves of 96 px faces, BGR in 0..1. The mel window of a frame (storage.mel_windows) begins
+them. The frames are lower halves of 96 px faces, BGR in 0..1. The mel window of a frame (storage.timelaw) begins
 two frames before it, so five frames from number r on belong to the window of frame r + 2.
 """
 

@@ -33,7 +33,7 @@ from storage.weights import how_to_import, imported_file
 SYSTEM = "edtalk"
 # Modules in 'model' files, and in imported ones.
 GENERATOR, MOUTH, POSE, EXPRESSION = "gen", "audio2lip", "pose_flow", "expression"
-# Files that `talkset weights import` makes, by module, best first; in lower case entries of models/weights.toml.
+# Files that `talkset weights import` makes, by module, best first; in lower case entries of storage/weights.toml.
 IMPORTED: dict[str, tuple[str, ...]] = {GENERATOR: ("EDTalk", "EDTalk_lip_pose"), MOUTH: ("Audio2Lip",)}
 _PUBLISHED_GENERATORS = {name.lower() for name in IMPORTED[GENERATOR]}
 _SUFFIXES = {".pt", ".pth", ".safetensors"}

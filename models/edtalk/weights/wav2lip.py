@@ -24,7 +24,7 @@ def load_wav2lip(name: str, module: nn.Module, part: str = "") -> None:
     """Loads weights of Wav2Lip.
 
     Args:
-        name: entry of models/weights.toml.
+        name: entry of storage/weights.toml.
         module: to load into.
         part: beginning of the names of its tensors in the file; the rest of the file is not used.
 

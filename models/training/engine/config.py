@@ -55,7 +55,7 @@ class StageConfig(BaseModel):
     train: TrainConfig
 
     def weights(self) -> tuple[str, ...]:
-        """Entries of models/weights.toml that a stage with these settings cannot do without."""
+        """Entries of storage/weights.toml that a stage with these settings cannot do without."""
         return ()
 
     def key_config(self) -> dict[str, Any]:

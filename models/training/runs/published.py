@@ -24,7 +24,7 @@ class Published:
     """An imported file.
 
     Attributes:
-        entry: of models/weights.toml.
+        entry: of storage/weights.toml.
         path: of the file, tensors `<module>.<key>` as in a 'model' file.
         sha256: of the file.
     """

@@ -9,14 +9,13 @@ from storage import weights
 from storage.records import State
 from storage.runs import Checkpoint, RunRecord
 from storage.snapshot import Snapshot
+from storage.weights import UNPINNED
 from tasks.store.lineage.history import CheckpointLine, GoneSnapshot, History, RunLine, kept_clips, origins, run_line
 from tasks.store.lineage.of_snapshot import ParentSnapshot, parents_of
 from tasks.store.names import Match, NamedRun, is_digits, source_rows
 
 # The order of importance: trained on, steered by, measured on.
 _SPLITS = ("train", "val", "test")
-# What storage.weights.fingerprint puts before the digest of a file that weights.toml does not pin.
-_UNPINNED = "unpinned:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +235,10 @@ def _weights(history: History, line: Sequence[RunRecord]) -> tuple[UsedWeights, 
     used: dict[tuple[str, str], list[str]] = {}
     for run in line:
         for name, digest in run.key.weights.items():
-            used.setdefault((name, digest.removeprefix(_UNPINNED)), []).append(f"run {run.id}")
+            used.setdefault((name, digest.removeprefix(UNPINNED)), []).append(f"run {run.id}")
     for snapshot in {found.id: found for run in line if (found := history.snapshot_of(run))}.values():
         for name, digest in _data_weights(snapshot):
-            used.setdefault((name, digest.removeprefix(_UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
+            used.setdefault((name, digest.removeprefix(UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
     listed = weights.listed()
     return tuple(
         UsedWeights(

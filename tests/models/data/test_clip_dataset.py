@@ -14,8 +14,8 @@ from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions, valid
 from models.training.engine.sampler import ElasticSampler
 from storage.emotions import EMOTIONS
 from storage.errors import ConfigError, StoreCorrupt
-from storage.mel_windows import mel_windows
 from storage.snapshot import Snapshot
+from storage.timelaw import mel_windows
 from tests.rich_store import FACELESS, build_rich_store
 from tests.synthetic_store import build_store
 

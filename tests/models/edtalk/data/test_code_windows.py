@@ -19,8 +19,8 @@ from models.edtalk.networks.shape import Shape
 from models.edtalk.training.talking_frames import TalkingFrames
 from models.training.engine.config import TrainConfig
 from storage.errors import ConfigError
-from storage.mel_windows import mel_windows
 from storage.snapshot import ClipRef, Snapshot
+from storage.timelaw import mel_windows
 from tests import synthetic_store
 from tests.rich_store import FACELESS, build_rich_store
 from tests.synthetic_store import Take, build_store

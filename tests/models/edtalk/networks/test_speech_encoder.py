@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.edtalk.networks.speech_encoder import SpeechEncoder, SpeechSize, encode_in_chunks, frame_windows
-from storage.mel_windows import mel_windows
+from storage.timelaw import mel_windows
 
 
 def encoder(width: int = 8, num_layers: int = 5) -> SpeechEncoder:

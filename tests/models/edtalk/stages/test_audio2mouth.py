@@ -30,8 +30,8 @@ from models.training import stages
 from models.training.engine.engine import Engine
 from models.training.evaluate import sample_image, validate
 from storage.errors import WeightsError
-from storage.mel_windows import mel_windows
 from storage.snapshot import ClipRef, Snapshot
+from storage.timelaw import mel_windows
 from tests.synthetic_store import build_store
 
 SHAPE = Shape(size_px=32, width=1 / 32, latent_dim=48)

@@ -15,7 +15,7 @@ from models.edtalk.weights import wav2lip
 from models.edtalk.weights.wav2lip import is_at_hand, load_wav2lip
 from storage import weights
 from storage.errors import WeightsError
-from storage.mel_windows import mel_windows
+from storage.timelaw import mel_windows
 from tasks.features.mel import edtalk_mel
 
 
@@ -123,7 +123,7 @@ def test_five_frames_hear_the_clap_in_their_own_time(heard_by: int) -> None:
 
 @pytest.fixture
 def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """models/weights.toml with entries for files of Wav2Lip in an empty folder; the path of its own weights."""
+    """storage/weights.toml with entries for files of Wav2Lip in an empty folder; the path of its own weights."""
     entry = 'file = "w.pth"\nurl = ""\npage = "p"\nsha256 = ""\nbytes = 1\nlicence = "l"\nis_noncommercial = true\n'
     listing = tmp_path / "weights.toml"
     others = entry.replace("w.pth", "s.pth")
