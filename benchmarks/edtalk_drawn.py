@@ -1,6 +1,6 @@
-"""Whether EDTalk's stage 1 tells mouth from head pose, on drawn faces whose every pixel is known.
+"""Whether EDTalk's stage 1 separates mouth from head pose, on drawn faces whose every pixel is known.
 
-    python -m benchmarks.edtalk_drawn [PICTURE.png]
+    python -m benchmarks.edtalk_drawn [IMAGE.png]
 
 Four drawn people, whose heads are moved and whose mouths are opened at will; stages 0 and 1 learn from endless random
 drawings, at 64 px and with small networks, by the mean absolute error alone. Mouths are exchanged by drawing them, so
@@ -10,7 +10,7 @@ with the mouth code of another person whose mouth is open where its own is close
     mouth       how far the pixels of the mouth's area change, against all others: the bar of stage 1, at least 10 times
     amplitude   how far they change, against the drawings themselves
 
-The picture shows: source, target, redrawn, who lends the mouth, drawn with that mouth, and how it should be.
+The image shows: reference, target, redrawn, who lends the mouth, drawn with that mouth, and how it should be.
 """
 
 import os
@@ -28,13 +28,12 @@ from torch.utils.data import Dataset
 
 from benchmarks.fitted import fitted
 from benchmarks.table import Row, conditions, finish
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.navigation import Codes
 from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose, reconstruction
-from models.edtalk.training.image_losses import ImageLossConfig, ImageStageConfig
-from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.image_losses import ImageLossConfig, ImageStageConfig, side_by_side
 from models.training.engine.config import TrainConfig
 
 MIN_RATIO, MIN_AMPLITUDE = 10.0, 0.5
@@ -120,7 +119,7 @@ class Drawings(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = self._rng(index)
         person = int(rng.integers(len(PEOPLE)))
-        return {name: Face.random(rng, person).image() for name in ("source", "target")}
+        return {name: Face.random(rng, person).image() for name in ("reference", "target")}
 
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng([self._epoch, index])
@@ -135,7 +134,7 @@ class SwappedDrawings(Drawings):
         targets = [Face.random(rng, person) for person in people]
         swapped = [replace(one, opening=other.opening) for one, other in (targets, targets[::-1])]
         return {
-            "source": torch.stack([Face.random(rng, person).image() for person in people]),
+            "reference": torch.stack([Face.random(rng, person).image() for person in people]),
             "target": torch.stack([face.image() for face in targets]),
             "swapped": torch.stack([face.image() for face in swapped]),
             "mouth": torch.stack([face.mouth() for face in targets]),
@@ -184,11 +183,11 @@ class Case:
     """One exchange; every face is a drawing that was not trained on.
 
     Attributes:
-        source, target, lender: who is drawn, as whom, with whose mouth.
+        reference, target, lender: who is drawn, as whom, with whose mouth.
         wanted: the target with that mouth.
     """
 
-    source: Face
+    reference: Face
     target: Face
     lender: Face
     wanted: Face
@@ -208,8 +207,8 @@ def _drawn(model: EDTalk, case: Case, device: str) -> tuple[Tensor, Tensor]:
     """[3, S, S] each: the target by its own codes, and with the mouth code of the lender."""
     images = [face.image()[None].to(device) for face in (case.target, case.lender)]
     own, lent = (model.codes(model.encode(image)) for image in images)
-    source = model.encode_identity(case.source.image()[None].to(device))
-    drawn = [model.render(source, codes) for codes in (own, Codes(lent.mouth, own.pose))]
+    reference = model.encode_identity(case.reference.image()[None].to(device))
+    drawn = [model.render(reference, codes) for codes in (own, Codes(lent.mouth, own.pose))]
     return drawn[0][0].clamp(-1, 1).cpu(), drawn[1][0].clamp(-1, 1).cpu()
 
 
@@ -242,7 +241,7 @@ def _sheet(model: EDTalk, device: str) -> NDArray[np.uint8]:
     rows = []
     for case in map(Case.numbered, range(6)):
         own, lent = _drawn(model, case, device)
-        faces = [face.image() for face in (case.source, case.target, case.lender, case.wanted)]
+        faces = [face.image() for face in (case.reference, case.target, case.lender, case.wanted)]
         shown = [faces[0], faces[1], own, faces[2], lent, faces[3]]
         rows.append(side_by_side(*(image[None] for image in shown)))
     image = (torch.cat(rows, dim=1).permute(1, 2, 0) * 255).round().byte().numpy()

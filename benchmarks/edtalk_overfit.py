@@ -40,14 +40,13 @@ from torch import Tensor
 from benchmarks.fitted import fitted
 from benchmarks.table import Row, conditions, finish
 from models.data.landmark_motion import MOUTH
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.data.mouth_swap import Face, swap_mouth
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.navigation import Codes
 from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose, reconstruction
-from models.edtalk.training.image_losses import ImageLossConfig
-from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.image_losses import ImageLossConfig, side_by_side
 from models.training.engine.config import TrainConfig
 from storage.snapshot import ClipRef, Snapshot
 from tasks.faces.backend import load_backend

@@ -1,4 +1,4 @@
-"""fitted: a learner trained in memory, without a run's folder."""
+"""A learner trained in memory, without a run's folder."""
 
 import sys
 import time

@@ -1,9 +1,9 @@
-"""Codes of all frames of a data set by a trained generator: what the stages that are driven by sound learn from.
+"""Codes of all frames of a dataset by a trained generator: training data of the stages that are driven by audio.
 
 The released system has no script for it. Codes are computed once per (generator, shard of frames, choice of clips) and
-committed to the store as an object that no snapshot names: another stage or session that needs the same finds them, a
-collection of garbage removes them. Frames without a face have codes that mean nothing: models.edtalk.data.code_windows
-leaves those out.
+committed to the store as an object that no snapshot refers to: another stage or session with the same inputs reuses it,
+garbage collection removes it. Codes of frames without a face are meaningless; models.edtalk.data.code_windows leaves
+them out.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.networks.edtalk import EDTalk
 from models.training.engine.batches import to_device
 from models.training.runs.environment import chosen_device
@@ -57,28 +57,30 @@ class ClipCodes:
 
 
 def extract_codes(model: EDTalk, snapshot: Snapshot, clips: Sequence[ClipRef], num_workers: int = 0) -> list[ClipCodes]:
-    """The codes of clips, from the store where they were computed before, else computed and put there.
+    """The codes of clips, read from the store where they were computed before, else computed and stored.
 
-    Several processes of one training begin with different shards, and find those that the others have done.
+    Several processes of one training begin with different shards and reuse those that the others have finished.
 
     Args:
-        model: on the CPU; the device that was chosen for the process computes.
-        snapshot: that holds the frames.
-        clips: of the snapshot.
+        model: on the CPU; codes are computed on the device chosen for the process.
+        snapshot: holds the frames.
+        clips: clips of the snapshot.
         num_workers: processes that decode frames.
 
     Returns:
         The codes in the order of `clips`.
 
     Raises:
-        OutOfSpace: they do not fit into the store.
+        OutOfSpace: the store has no space for them.
     """
     identity = {"generator": _fingerprint(model), "device": chosen_device().type} | library_versions(["torch"])
     by_shard: dict[str, list[ClipRef]] = {}
     for clip in clips:
         by_shard.setdefault(clip.shard.shard_id, []).append(clip)
     shards, found = list(by_shard.values()), dict[str, ClipCodes]()
-    start = _first_shard(len(shards))
+    # each process of a training begins elsewhere
+    is_shared = distributed.is_initialized()
+    start = distributed.get_rank() * len(shards) // distributed.get_world_size() if is_shared else 0
     for members in shards[start:] + shards[:start]:
         found |= _codes_of_shard(model, snapshot, members, identity, num_workers)
     return [found[clip.clip] for clip in clips]
@@ -87,12 +89,12 @@ def extract_codes(model: EDTalk, snapshot: Snapshot, clips: Sequence[ClipRef], n
 def encode_frames(
     model: EDTalk, snapshot: Snapshot, clips: Sequence[ClipRef], num_workers: int = 0
 ) -> NDArray[np.float32]:
-    """[frames of all clips, 26 or 36] codes of mouth, pose and expression side by side, computed in batches."""
+    """[frames of all clips, 26 or 36] codes of mouth, pose and expression concatenated, computed in batches."""
     device, before = chosen_device(), next(model.parameters()).device
     loader = DataLoader(
         _Frames(snapshot, clips, model.shape.size_px), BATCH_SIZE, num_workers=num_workers,
         worker_init_fn=leave_to_parent,
-        # its own: the weights that a stage draws next must not depend on whether the codes were there
+        # a generator of its own: the weights that a stage draws next must not depend on whether codes were stored
         generator=torch.Generator(),
     )  # fmt: skip
     was_training, parts = model.training, []
@@ -134,40 +136,30 @@ def _codes_of_shard(
     key = object_key(STEP, VERSION, inputs)
     if not objects.exists(key):
         _log.info("codes of %d clips of shard %s are computed", len(clips), shard.shard_id)
-        rows = _rows(encode_frames(model, snapshot, clips, num_workers), clips, model)
+        codes = encode_frames(model, snapshot, clips, num_workers)
         with objects.stage(STEP, key, inputs) as staging:
-            write_table(staging.path / CODES_FILE, rows, _columns(model))
+            _write(staging.path / CODES_FILE, codes, clips, model)
             staging.commit()
-    return _read(objects.path(key) / CODES_FILE)
-
-
-def _rows(codes: NDArray[np.float32], clips: Sequence[ClipRef], model: EDTalk) -> list[dict[str, Any]]:
-    ends = np.cumsum(list(_sizes(model).values()))[:-1]
-    parts = np.split(codes, np.cumsum([clip.num_frames for clip in clips])[:-1])
-    return [
-        {CLIP_KEY.name: clip.clip} | dict(zip(_sizes(model), np.split(part, ends, axis=1), strict=True))
-        for clip, part in zip(clips, parts, strict=True)
-    ]
-
-
-def _columns(model: EDTalk) -> tuple[Column, ...]:
-    sizes = _sizes(model).items()
-    return replace(CLIP_KEY, doc=""), *(Column(kind, "float32", ("N", size), rate_hz=FPS) for kind, size in sizes)
-
-
-def _sizes(model: EDTalk) -> dict[str, int]:
-    shape = model.shape
-    sizes = {"mouth": shape.num_mouth, "pose": shape.num_pose, "expression": shape.num_expression}
-    return sizes if model.has_expression else {kind: sizes[kind] for kind in KINDS[:-1]}
-
-
-def _read(path: Path) -> dict[str, ClipCodes]:
-    table = read_table(path)
-    found = {}
+    table, found = read_table(objects.path(key) / CODES_FILE), {}
     for row, clip in enumerate(table.column(CLIP_KEY.name).to_pylist()):
         cells = {kind: to_numpy(table, kind, row) for kind in KINDS if kind in table.column_names}
         found[clip] = ClipCodes(cells["mouth"], cells["pose"], cells.get("expression", cells["pose"][:, :0]))
     return found
+
+
+def _write(path: Path, codes: NDArray[np.float32], clips: Sequence[ClipRef], model: EDTalk) -> None:
+    """Writes a row per clip of the codes [frames of all clips, 26 or 36]."""
+    sizes = {"mouth": model.shape.num_mouth, "pose": model.shape.num_pose}
+    if model.has_expression:
+        sizes["expression"] = model.shape.num_expression
+    parts = np.split(codes, np.cumsum([clip.num_frames for clip in clips])[:-1])
+    ends = np.cumsum(list(sizes.values()))[:-1]
+    rows = [
+        {CLIP_KEY.name: clip.clip} | dict(zip(sizes, np.split(part, ends, axis=1), strict=True))
+        for clip, part in zip(clips, parts, strict=True)
+    ]
+    columns = (Column(kind, "float32", ("N", size), rate_hz=FPS) for kind, size in sizes.items())
+    write_table(path, rows, (replace(CLIP_KEY, doc=""), *columns))
 
 
 def _fingerprint(model: EDTalk) -> str:
@@ -178,10 +170,3 @@ def _fingerprint(model: EDTalk) -> str:
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _first_shard(num_shards: int) -> int:
-    """Number of the shard that this process begins with."""
-    if not distributed.is_initialized():
-        return 0
-    return distributed.get_rank() * num_shards // distributed.get_world_size()

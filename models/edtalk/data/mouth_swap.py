@@ -1,9 +1,9 @@
-"""swap_mouth: the mouth of one face set into another, so that a picture shows the mouth of one and the pose of another.
+"""swap_mouth: the mouth of one face set into another, an image with the mouth of one person and the pose of another.
 
-Cross-reconstruction of EDTalk section 3.2 (mouth-pose decoupling) drives with such pictures. As published, three points
+Cross-reconstruction of EDTalk section 3.2 (mouth-pose decoupling) drives with such images. As published, three points
 (both eyes and the inner mouth) give rotation and scale, and the centres of the mouths coincide. Unlike the released
-code the whole canvas is drawn, what is replaced covers the mouths of both faces, it fades out at its edge, and its
-colours become those of the skin around it.
+code the whole canvas is drawn, the replaced area covers the mouths of both faces and fades out at its edge, and its
+colours are matched to the skin around it.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from models.data.landmark_motion import MOUTH
 LEFT_EYE, RIGHT_EYE, INNER_LIPS = slice(36, 42), slice(42, 48), slice(60, 68)
 # Side of the images whose pixels the options count.
 CANVAS_PX = 256
-# Landmarks lie on the edge of the lips: nearer to them a pixel may still be lip, and says nothing about the skin.
+# Landmarks lie on the edge of the lips: a pixel nearer to them may still be lip, not skin.
 _LIP_PX = 2.0
 _LOWEST_GAIN, _HIGHEST_GAIN = 0.5, 2.0
-# Of 255, between quartiles. Skin whose values spread less is all but flat: that says nothing about contrast.
+# Of 255, between quartiles. The spread of flatter skin is no measure of contrast.
 _FLAT = 10.0
 _FEWEST_PIXELS = 30
 
@@ -30,9 +30,9 @@ class SwapOptions(BaseModel):
     """How a mouth is set in; lengths in pixels of a 256-px image.
 
     Attributes:
-        margin_px: what is replaced reaches this far beyond the lips of both faces (published: 5),
-        feather_px: and fades out over this length.
-        has_colour_match: median and contrast of each colour channel become those of the skin that is replaced.
+        margin_px: reach of the replaced area beyond the lips of both faces (published: 5).
+        feather_px: length over which it fades out.
+        has_colour_match: whether median and contrast of each colour channel become those of the replaced skin.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class SwapOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A picture of a face.
+    """An image of a face.
 
     Attributes:
         image: [S, S, 3] uint8 RGB.
@@ -56,7 +56,12 @@ class Face:
 
 
 def swap_mouth(target: Face, mouth: Face, options: SwapOptions | None = None) -> NDArray[np.uint8]:
-    """The picture of `target` with the mouth of another face.
+    """The image of `target` with the mouth of another face.
+
+    Args:
+        target: gives everything but the mouth.
+        mouth: gives the mouth.
+        options: None is SwapOptions().
 
     Returns:
         [S, S, 3] uint8 RGB; equal to `target` beyond margin and feather around both mouths.
@@ -65,11 +70,13 @@ def swap_mouth(target: Face, mouth: Face, options: SwapOptions | None = None) ->
     size = height, width = target.image.shape[:2]
     px, to_target = width / CANVAS_PX, mouth_transform(mouth.points, target.points)
     moved = mouth.points @ to_target[:, :2].T + to_target[:, 2]
-    # pixels beyond the other picture repeat its edge: nothing black comes in
+    # pixels beyond the other image repeat its edge: nothing black comes in
     warped = cv2.warpAffine(mouth.image, to_target, (width, height), borderMode=cv2.BORDER_REPLICATE)
     lips = _hull(np.concatenate([target.points[MOUTH], moved[MOUTH]]), size)
     distance = cv2.distanceTransform(1 - lips, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / px
-    alpha = _faded((distance - options.margin_px) / options.feather_px)
+    # smooth from 1 within the margin to 0 behind the feather
+    rest = 1 - ((distance - options.margin_px) / options.feather_px).clip(0, 1)
+    alpha = rest * rest * (3 - 2 * rest)
     patch, ground = warped.astype(np.float32), target.image.astype(np.float32)
     if options.has_colour_match:
         is_face = _hull(target.points, size) & _hull(moved, size) != 0
@@ -85,8 +92,10 @@ def mouth_mask(points: NDArray[np.floating], side_px: int, margin_px: float) -> 
 
 
 def mouth_transform(points: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[2, 3] similarity x -> A x + t in px that lays a face [68, 2] on another: eyes on eyes as well as one scale and
-    rotation can (least squares, the mouth counting like an eye), inner lips on inner lips exactly.
+    """[2, 3] similarity x -> A x + t in px that maps a face [68, 2] onto another.
+
+    Inner lips are mapped exactly; eyes as well as one scale and rotation can (least squares, the mouth counting like an
+    eye).
     """
     here, there = _anchors(points), _anchors(target)
     centred, wanted = here - here.mean(), there - there.mean()
@@ -100,13 +109,13 @@ def match_colours(
 ) -> NDArray[np.float32]:
     """A patch [S, S, 3] of 0..255 whose channels have the median and about the spread of `ground` over pixels `skin`.
 
-    Light and skin tone act by a factor: where skin is too flat to tell a contrast, it is that of the medians. At most
-    it is 2, at least 1/2. Medians and quartiles, because a nostril or a beard's edge must not count. Where skin is
-    hardly seen the patch is left as it is.
+    Light and skin tone act by a factor, limited to 1/2..2; where skin is too flat for an estimate of contrast, that of
+    the medians is used. Medians and quartiles are robust against a nostril or a beard's edge. With too little visible
+    skin the patch is returned unchanged.
 
     Args:
-        patch: to be changed.
-        ground: [S, S, 3], to be matched.
+        patch: [S, S, 3], the colours to change.
+        ground: [S, S, 3], the colours to match.
         skin: [S, S].
     """
     if np.count_nonzero(skin) < _FEWEST_PIXELS:
@@ -128,9 +137,3 @@ def _hull(points: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.uin
     """[H, W] 1 within the convex hull of points [K, 2], else 0."""
     inside = np.zeros(size, np.uint8)
     return cv2.fillConvexPoly(inside, cv2.convexHull(np.rint(points).astype(np.int32)), 1).astype(np.uint8, copy=False)
-
-
-def _faded(place: NDArray[np.floating]) -> NDArray[np.floating]:
-    """1 up to place 0, 0 from place 1 on, smooth between."""
-    rest = 1 - place.clip(0, 1)
-    return rest * rest * (3 - 2 * rest)

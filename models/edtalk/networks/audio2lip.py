@@ -1,4 +1,4 @@
-"""Audio2Lip: mouth codes from sound, each frame on its own; the frozen audio encoder of Wav2Lip and one linear layer.
+"""Audio2Lip: mouth codes from audio, each frame on its own; the frozen audio encoder of Wav2Lip and one linear layer.
 
 EDTalk section 3; the encoder from Prajwal et al., ACM MM 2020.
 """

@@ -12,7 +12,7 @@ MAX_GROUP = 4
 
 
 def append_batch_deviation(x: Tensor) -> Tensor:
-    """Adds a channel: the mean deviation of the features within groups of a few samples (Karras et al., 2018).
+    """Appends a channel: the mean deviation of the features within groups of a few samples (Karras et al., 2018).
 
     Groups hold 4 samples, or the largest smaller number that divides the batch.
     """

@@ -13,14 +13,14 @@ from models.nn.stylegan import no_autocast
 class EDTalk(nn.Module):
     """Images and codes to images.
 
-        source = model.encode_identity(image)                  # once per source
+        identity = model.encode_identity(image)              # once per portrait
         directions = model.directions()                      # once per model
         codes = model.codes(model.encode(frames))
-        video = model.render(source, codes, directions)
+        video = model.render(identity, codes, directions)
 
     Args:
         shape: sizes; the defaults fit published weights.
-        has_expression: False is the mouth-and-pose model.
+        has_expression: False gives the mouth-and-pose model.
         has_rgb_residual: see models.edtalk.networks.generator.RgbResidual; off in published weights.
     """
 
@@ -39,29 +39,29 @@ class EDTalk(nn.Module):
         self.has_expression = has_expression
         self.dec = Generator(shape, has_expression, has_rgb_residual)
 
-    def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Codes]:
-        """Renders sources with the mouth, pose and expression of other images, for training.
+    def forward(self, reference: Tensor, target: Tensor) -> tuple[Tensor, Codes]:
+        """Renders references with the mouth, pose and expression of other images, for training.
 
         Args:
-            source, target: images [B, 3, S, S] in -1..1.
+            reference, target: images [B, 3, S, S] in -1..1.
 
         Returns:
-            [B, 3, S, S] images and the codes of the targets, which they were driven with.
+            [B, 3, S, S] images, and the codes of the targets that drove them.
         """
         codes = self.codes(self.encode(target))
-        return self.render(self.encode_identity(source), codes), codes
+        return self.render(self.encode_identity(reference), codes), codes
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, D] latents."""
         return self.enc(images)[0]
 
     def encode_identity(self, images: Tensor) -> IdentityFeatures:
-        """[B, 3, S, S] -> all that rendering needs of the sources; B is 1 to drive one with many frames."""
+        """[B, 3, S, S] -> everything that rendering needs of the portraits; B is 1 to drive one with many frames."""
         return self.dec.prepare(IdentityFeatures(*self.enc(images)))
 
     def codes(self, latent: Tensor) -> Codes:
         """[B, D] latents -> the codes of every bank."""
-        # Codes are float32 in mixed precision, too: rounded to 8 bits they make a face tremble.
+        # Codes are float32 in mixed precision, too: rounded to 8 bits they make faces tremble.
         with no_autocast(latent):
             shared = self.fc(latent.float())
             expression = self.exp_fc(shared) if self.has_expression else None
@@ -83,7 +83,7 @@ class EDTalk(nn.Module):
             expression = codes.expression.float() @ directions[:, num_plain:].T
             return plain + expression, expression
 
-    def render(self, source: IdentityFeatures, codes: Codes, directions: Tensor | None = None) -> Tensor:
-        """[B, 3, S, S] float32 images about -1..1, not clamped, of one source or B sources driven by B codes."""
+    def render(self, identity: IdentityFeatures, codes: Codes, directions: Tensor | None = None) -> Tensor:
+        """[B, 3, S, S] float32 images about -1..1, not clamped, of one portrait or B portraits driven by B codes."""
         motion, expression = self.motion(codes, self.directions() if directions is None else directions)
-        return self.dec(source, source.latent + motion, expression)
+        return self.dec(identity, identity.latent + motion, expression)

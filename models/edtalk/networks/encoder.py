@@ -33,12 +33,12 @@ class AppearanceNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Holds the appearance network under the name that published state dicts have for it."""
+    """The appearance network under its name in published state dicts."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.net_app = AppearanceNet(shape)
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As AppearanceNet."""
+        """See AppearanceNet.forward."""
         return self.net_app(images)

@@ -1,8 +1,8 @@
-"""EEM, the emotion enhancement module: source features adapted to the expression before they are warped.
+"""EEM, the emotion enhancement module: portrait features adapted to the expression before they are warped.
 
 EDTalk section 3; adaptive instance normalisation from Huang and Belongie, ICCV 2017. The published block holds two
 convolutions, but the second reads the block's input, so the first and its normalisation never had an effect. They are
-kept as frozen parameters, so that state dicts fit, and not computed.
+kept as frozen parameters, so that published state dicts load, and not computed.
 """
 
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class ExpressionBlock(nn.Module):
-    """Residual block of one feature map; what does not depend on the expression is `prepare`d once per source."""
+    """Residual block of one feature map; the part independent of the expression is `prepare`d once per portrait."""
 
     def __init__(self, num_channels: int, condition_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Flow fields: where each pixel of the generator's features is taken from in the source's features."""
+"""Flow fields: the place in the portrait's features from which each pixel of the generator's is taken."""
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ def corner_grid(side_px: int) -> Tensor:
 def warp(features: Tensor, offsets: Tensor, grid: Tensor) -> Tensor:
     """Samples features [B, C, S, S] at grid [S, S, 2] + offsets [B, 2, S, S] (x, y), zero outside.
 
-    The grid puts -1 and 1 on the corner pixels' centres while the sampling takes them for the image's edges, so that
-    no offset means a slight zoom and not the identity. Published weights were trained with it.
+    The grid has -1 and 1 at the corner pixels' centres, grid_sample at the image's edges, so that a zero offset is a
+    slight zoom and not the identity. Published weights were trained with it.
     """
     places = grid + offsets.permute(0, 2, 3, 1).float()
     return functional.grid_sample(features.float(), places, padding_mode="zeros", align_corners=False).to(
@@ -27,7 +27,7 @@ def warp(features: Tensor, offsets: Tensor, grid: Tensor) -> Tensor:
 
 
 class ToFlow(nn.Module):
-    """A flow field and a mask from the generator's features, and the source's features warped by them."""
+    """A flow field and a mask from the generator's features, and the portrait's features warped by them."""
 
     grid: Tensor
 
@@ -46,19 +46,16 @@ class ToFlow(nn.Module):
         Args:
             x: [B, C, S, S] features of the generator.
             style: [B, D].
-            features: [B, C, S, S] of the source.
+            features: [B, C, S, S] features of the portrait.
             coarser: [B, 3, S/2, S/2] raw field of the level before, None at the first.
 
         Returns:
-            [B, C, S, S] warped and masked features of the source; the same filled up with `x` where the mask is low;
+            [B, C, S, S] warped and masked features of the portrait; the same filled up with `x` where the mask is low;
             [B, 3, S, S] raw field (x, y, mask before tanh and sigmoid), always float32: it is summed over levels.
         """
-        field = self._field(x, style, coarser)
+        with no_autocast(x):
+            field = self.conv(x.float(), style.float()) + self.bias
+            field = field if coarser is None else field + self.upsample(coarser)
         mask = torch.sigmoid(field[:, 2:])
         warped = warp(features, torch.tanh(field[:, :2]), self.grid) * mask.to(features.dtype)
         return warped, warped + x * (1 - mask).to(x.dtype), field
-
-    def _field(self, x: Tensor, style: Tensor, coarser: Tensor | None) -> Tensor:
-        with no_autocast(x):
-            field = self.conv(x.float(), style.float()) + self.bias
-            return field if coarser is None else field + self.upsample(coarser)

@@ -1,4 +1,4 @@
-"""Generator G: a latent vector and the source's features to an image, all of whose pixels are warped source features.
+"""Generator G: a latent vector and the portrait's features to an image, all of whose pixels are warped features.
 
 Wang et al., "Latent Image Animator", ICLR 2022, on the synthesis network of StyleGAN2.
 """
@@ -17,12 +17,12 @@ from models.nn.stylegan import EqualConv2d, StyledConv, Upsample, conv_layer, no
 
 @dataclass(frozen=True, slots=True)
 class IdentityFeatures:
-    """An encoded source image; B is 1 to drive one image with many frames.
+    """An encoded portrait; B is 1 to drive one image with many frames.
 
     Attributes:
         latent: [B, D].
         features: [B, C, s, s] for s = 8, 16, ... size_px.
-        prepared: of the expression blocks, one per feature map; empty without them.
+        prepared: one tensor per feature map for the expression blocks, see `Generator.prepare`; empty without them.
     """
 
     latent: Tensor
@@ -39,7 +39,7 @@ class ConstantInput(nn.Module):
 
 
 class ToRgb(nn.Module):
-    """Colours from warped source features, added to those of the coarser level."""
+    """Colours from warped portrait features, added to those of the coarser level."""
 
     def __init__(self, num_channels: int, has_upsample: bool = True) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ToRgb(nn.Module):
 
 
 class RgbResidual(nn.Module):
-    """Colours from the generator's own features, which can show what the source does not: teeth, an open mouth.
+    """Colours from the generator's own features, which can show what the portrait does not: teeth, an open mouth.
 
     Not in the published model. Zero at the start, so published weights give the same images with and without it.
     """
@@ -74,7 +74,7 @@ class RgbResidual(nn.Module):
 
 
 class Generator(nn.Module):
-    """Per level: two styled convolutions, a flow field that warps the source's features, colours.
+    """Per level: two styled convolutions, a flow field that warps the portrait's features, colours.
 
     Args:
         shape: sizes.
@@ -88,7 +88,7 @@ class Generator(nn.Module):
         num_core = shape.channels(CORE_PX)
         self.input = ConstantInput(num_core)
         self.conv1 = StyledConv(num_core, num_core, dim)
-        # Colours of the 4 px level: unused, kept so that state dicts fit.
+        # Colours of the 4 px level: unused, kept so that published state dicts load.
         self.to_rgb1 = ToRgb(num_core, has_upsample=False).requires_grad_(False)
         self.convs = nn.ModuleList()
         for before, after in zip([num_core, *channels], channels, strict=False):
@@ -101,18 +101,18 @@ class Generator(nn.Module):
             self.rgb_residuals = nn.ModuleList(RgbResidual(n) for n in channels)
         self.has_expression, self.has_rgb_residual = has_expression, has_rgb_residual
 
-    def prepare(self, source: IdentityFeatures) -> IdentityFeatures:
-        """The source with what its expression blocks need of it; compute it once and render many frames."""
+    def prepare(self, identity: IdentityFeatures) -> IdentityFeatures:
+        """The features with the part of the expression blocks that is the same in all frames of a portrait."""
         if not self.has_expression:
-            return source
-        pairs = zip(self._expression_blocks(), source.features, strict=True)
-        return replace(source, prepared=tuple(block.prepare(features) for block, features in pairs))
+            return identity
+        pairs = zip(self._expression_blocks(), identity.features, strict=True)
+        return replace(identity, prepared=tuple(block.prepare(features) for block, features in pairs))
 
-    def forward(self, source: IdentityFeatures, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, identity: IdentityFeatures, latent: Tensor, condition: Tensor | None = None) -> Tensor:
         """Renders frames.
 
         Args:
-            source: its batch is that of the latents, or 1. From `prepare` when the generator has expression blocks.
+            identity: its batch is that of the latents, or 1. From `prepare` when the generator has expression blocks.
             latent: [B, D].
             condition: [B, D] sum of the expression directions, with expression blocks only.
 
@@ -121,7 +121,7 @@ class Generator(nn.Module):
         """
         x = self.conv1(self.input.input, latent)
         field = rgb = None
-        for level, features in enumerate(self._adapted(source, condition)):
+        for level, features in enumerate(self._adapted(identity, condition)):
             x = self.convs[2 * level + 1](self.convs[2 * level](x, latent), latent)
             warped, x, field = self.to_flows[level](x, latent, features.expand(len(x), -1, -1, -1), field)
             rgb = self.to_rgbs[level](warped, rgb)
@@ -129,11 +129,11 @@ class Generator(nn.Module):
                 rgb = rgb + self.rgb_residuals[level](x)
         return cast(Tensor, rgb)
 
-    def _adapted(self, source: IdentityFeatures, condition: Tensor | None) -> list[Tensor]:
-        """The source's features, through the expression blocks when there are any."""
+    def _adapted(self, identity: IdentityFeatures, condition: Tensor | None) -> list[Tensor]:
+        """The portrait's features, through the expression blocks when there are any."""
         if not self.has_expression or condition is None:
-            return list(source.features)
-        triples = zip(self._expression_blocks(), source.features, source.prepared, strict=True)
+            return list(identity.features)
+        triples = zip(self._expression_blocks(), identity.features, identity.prepared, strict=True)
         return [block(features, prepared, condition) for block, features, prepared in triples]
 
     def _expression_blocks(self) -> list[ExpressionBlock]:

@@ -1,4 +1,4 @@
-"""LIA: the same encoder and generator with one undivided bank of directions; what EDTalk starts from.
+"""LIA, the system that EDTalk starts from: the same encoder and generator with one undivided bank of directions.
 
 Wang et al., "Latent Image Animator", ICLR 2022.
 """
@@ -15,7 +15,7 @@ NUM_DIRECTIONS = 20
 
 
 class LiaEncoder(Encoder):
-    """Encoder and the head that gives the motion code."""
+    """Encoder with the head of the motion code."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
@@ -23,7 +23,7 @@ class LiaEncoder(Encoder):
 
 
 class LiaGenerator(Generator):
-    """Generator and the bank of directions."""
+    """Generator with the bank of directions."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
@@ -43,16 +43,16 @@ class Lia(nn.Module):
         self.enc = LiaEncoder(self.shape)
         self.dec = LiaGenerator(self.shape)
 
-    def forward(self, source: Tensor, driving: Tensor) -> Tensor:
-        """Source and driving images [B, 3, S, S] in -1..1 -> [B, 3, S, S] float32 about -1..1, not clamped."""
-        return self.render(IdentityFeatures(*self.enc(source)), self.enc(driving)[0], self.directions())
+    def forward(self, reference: Tensor, driving: Tensor) -> Tensor:
+        """Reference and driving images [B, 3, S, S] in -1..1 -> [B, 3, S, S] float32 about -1..1, not clamped."""
+        return self.render(IdentityFeatures(*self.enc(reference)), self.enc(driving)[0], self.directions())
 
     def directions(self) -> Tensor:
         """[D, 20] float32 orthonormal."""
         return orthonormal(self.dec.direction)
 
-    def render(self, source: IdentityFeatures, driving: Tensor, directions: Tensor) -> Tensor:
-        """As `forward`, from an encoded source, latents [B, D] of the driving images and `directions()`."""
+    def render(self, identity: IdentityFeatures, driving: Tensor, directions: Tensor) -> Tensor:
+        """As `forward`, from an encoded reference, latents [B, D] of the driving images and `directions()`."""
         with no_autocast(driving):
             motion = self.enc.fc(driving.float()) @ directions.T
-        return self.dec(source, source.latent + motion)
+        return self.dec(identity, identity.latent + motion)

@@ -1,4 +1,4 @@
-"""Latent navigation: motion codes, the banks of directions they weight, and vectors made of both.
+"""Latent navigation: motion codes and the banks of directions that they weight.
 
 EDTalk section 3; linear motion decomposition from Wang et al., "Latent Image Animator", ICLR 2022.
 """
@@ -17,12 +17,12 @@ BANK_OFFSET = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """How strongly each direction is taken, per frame.
+    """Weights of the directions of each bank, per frame.
 
     Attributes:
         mouth: [B, 20].
         pose: [B, 6].
-        expression: [B, 10]; None where the model has no such bank, or for no expression.
+        expression: [B, 10]; None without this bank, or for no expression.
     """
 
     mouth: Tensor

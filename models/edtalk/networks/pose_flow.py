@@ -1,9 +1,9 @@
-"""PoseFlow: head motion from sound, as a distribution: p(pose of a frame | poses before it, sound around it).
+"""PoseFlow: head motion from audio, as a distribution: p(pose of a frame | poses before it, audio around it).
 
 A conditional normalising flow over one frame at a time, as MoGlow (Henter et al., "MoGlow: Probabilistic and
 Controllable Motion Synthesis Using Normalising Flows", SIGGRAPH Asia 2020). A frame's change is first standardised by a
-mean and a spread that depend on the sound and the last frames, then coupling layers (Dinh et al., "NICE", 2014) turn
-what is left into unit normal noise. Sampling runs the other way, frame after frame, each with noise of its own.
+mean and a spread that depend on the audio and the last frames, then coupling layers (Dinh et al., "NICE", 2014) turn
+the result into unit normal noise. Sampling runs the other way, frame after frame, each with noise of its own.
 
 Motion is the pose codes less those at rest: in training the mean of the clip, in use those of the portrait, so that
 the head moves about where the portrait has it. The first frame is given; the frames before it are taken to equal it.
@@ -27,7 +27,8 @@ from models.nn.standardiser import MIN_STD, Moments, Standardiser
 from models.nn.stylegan import no_autocast
 from storage.errors import ConfigError
 
-# Bounds of the logarithm of the spread, in units of the usual step: a clip that stands still has no density otherwise.
+# Bounds of the logarithm of the spread, in units of the usual step; without them a clip that stands still would have
+# an infinite density.
 MAX_LOG_STD = 6.0
 _BLOCK = 16
 
@@ -36,11 +37,11 @@ class PoseFlowSize(BaseModel):
     """Sizes of a PoseFlow.
 
     Attributes:
-        speech: of the encoder of the sound.
-        num_history: frames before that are looked at.
-        num_flows, num_hidden, num_layers: of the coupling layers.
-        dropout: share of what the sound says, and of what it makes together with the past, that is left out in
-            training: a flow that learns its few clips by heart is too sure of itself, and moves too little.
+        speech: sizes of the audio encoder.
+        num_history: previous frames that a frame depends on.
+        num_flows, num_hidden, num_layers: sizes of the coupling layers.
+        dropout: dropout rate of the encoded audio and of the condition; a flow that overfits a few clips has too
+            small a spread, and moves too little.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,12 +56,12 @@ class PoseFlowSize(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PoseStatistics:
-    """What the training clips' pose codes are like.
+    """Statistics of the training clips' pose codes.
 
     Attributes:
         rest: [C] mean of the clips' means.
-        spread: [C] of the codes about their clip's mean.
-        step: [C] of their change from frame to frame.
+        spread: [C] root mean square of the codes about their clip's mean.
+        step: [C] standard deviation of their change from frame to frame.
         reach: [C] largest distance from the clip's mean.
     """
 
@@ -71,7 +72,7 @@ class PoseStatistics:
 
 
 def pose_statistics(codes: Sequence[NDArray[np.float32]]) -> PoseStatistics:
-    """The statistics of pose codes [N, C] of some clips; frames with NaN do not count, each clip has others.
+    """The statistics of pose codes [N, C] of some clips, all with finite frames; frames with NaN do not count.
 
     Raises:
         ConfigError: C is odd.
@@ -94,7 +95,7 @@ def pose_statistics(codes: Sequence[NDArray[np.float32]]) -> PoseStatistics:
 
 
 def _known(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Those of rows [n, C] that are finite."""
+    """The finite ones of rows [n, C]."""
     return rows[np.isfinite(rows).all(axis=1)]
 
 
@@ -102,7 +103,7 @@ class PoseFlow(nn.Module):
     """The distribution of the pose codes of a frame.
 
     Args:
-        statistics: of the training clips.
+        statistics: those of the training clips.
         size: sizes.
     """
 
@@ -120,9 +121,10 @@ class PoseFlow(nn.Module):
         self.num_history, self.dropout = size.num_history, nn.Dropout(size.dropout)
         self.speech = SpeechEncoder(size.speech)
         self.history = nn.Linear(num_codes * size.num_history, width)
+        # 'heard' is the name in state dicts
         self.heard = nn.Linear(width, width)
         self.gauss = nn.Linear(width, 2 * num_codes)
-        # the mean of the change of linear processes, exactly
+        # the exact mean change of linear processes
         self.linear = nn.Linear(num_codes * size.num_history, num_codes, bias=False)
         self.flow = CouplingFlow(num_codes, width, size.num_flows, size.num_hidden, 1, size.num_layers)
         for layer in (self.gauss, self.linear):
@@ -145,7 +147,7 @@ class PoseFlow(nn.Module):
         return network.eval()
 
     def forward(self, motion: Tensor, windows: Tensor, inside: Tensor | None = None) -> Tensor:
-        """[B, T - 1] logarithm of the density, in nats, of each frame but the first.
+        """[B, T - 1] logarithm of the density, in nats, of each frame except the first.
 
         Args:
             motion: [B, T, C] pose codes less those at rest.
@@ -157,14 +159,14 @@ class PoseFlow(nn.Module):
         return (log_normal + log_det).sum(-1)
 
     def noise_of(self, motion: Tensor, speech: Tensor) -> tuple[Tensor, Tensor]:
-        """The noise from which `sample` makes this motion, and the logarithm of how much each number was stretched.
+        """The noise from which `sample` makes this motion, and the logarithm of its derivative, number by number.
 
         Args:
             motion: [B, T, C].
             speech: [B, T, W] from `self.speech`.
 
         Returns:
-            [B, T - 1, C] each, of all frames but the first.
+            [B, T - 1, C] each, of all frames except the first.
         """
         with no_autocast(motion):
             scaled = self.scale(motion)
@@ -205,7 +207,7 @@ class PoseFlow(nn.Module):
         return (scaled[:, 1:] - scaled[:, :-1]) * (self.scale.std / self.step)
 
     def _histories(self, scaled: Tensor) -> Tensor:
-        """[B, T - 1, H C] what is known before each frame but the first: the last frame, and the changes up to it."""
+        """[B, T - 1, H C] history of each frame except the first: the previous frame, and the changes up to it."""
         steps = self._steps(scaled)
         # before the first frame nothing moved
         past = functional.pad(steps[:, :-1], (0, 0, self.num_history - 1, 0))
@@ -213,7 +215,7 @@ class PoseFlow(nn.Module):
         return torch.cat([scaled[:, :-1, None], recent.mT], dim=2).flatten(2)
 
     def _condition(self, history: Tensor, speech: Tensor) -> Tensor:
-        """[.., W]"""
+        """[.., W] condition of the coupling layers."""
         return self.dropout(functional.gelu(self.history(history) + self.heard(self.dropout(speech))))
 
     def _gauss(self, history: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,7 +225,7 @@ class PoseFlow(nn.Module):
 
 
 def pose_noise(batch_size: int, num_frames: int, num_codes: int, generator: torch.Generator | None = None) -> Tensor:
-    """[B, T, C] unit normal noise, on the CPU, drawn frame by frame: a longer clip begins like its beginning."""
+    """[B, T, C] unit normal noise, on the CPU, drawn frame by frame: a prefix does not depend on the clip's length."""
     # torch draws in blocks of 16 and draws the last block anew where it is not full
     num_drawn = -(-num_codes // _BLOCK) * _BLOCK
     drawn = torch.randn(num_frames, batch_size, num_drawn, generator=generator)

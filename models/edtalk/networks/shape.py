@@ -11,11 +11,11 @@ CORE_PX = 4
 
 
 class Shape(BaseModel):
-    """Sizes that the networks agree on.
+    """Sizes that all networks of a model share.
 
     Attributes:
         size_px: side of the images, a power of two, 8 or more.
-        width: share of the channels of the published networks.
+        width: number of channels as a share of the published networks'.
         latent_dim: length of the latent vectors and of the directions.
         num_mouth, num_pose, num_expression: directions of each bank.
     """
@@ -44,14 +44,14 @@ class Shape(BaseModel):
 
     @property
     def channels_down(self) -> tuple[int, ...]:
-        """Channels of the images' first features and of each block that halves them, to the 4 px ones."""
+        """Channels of the features from the images' own size down to 4 px, one number per halving."""
         return tuple(self.channels(side) for side in (*reversed(self.sides_px), CORE_PX))
 
     @property
     def sides_px(self) -> tuple[int, ...]:
-        """Sides of the feature maps that pass from the encoder to the generator, coarse to fine: 8, 16, ... size_px."""
+        """Sides of the feature maps that the generator takes from the encoder, coarse to fine: 8, 16, ... size_px."""
         return tuple(2**power for power in range(3, self.size_px.bit_length()))
 
 
-# Of the presets that show on a CPU that everything works.
+# Sizes of the presets `smoke`, which run on a CPU in a minute.
 SMALL = Shape(width=1 / 16, latent_dim=64)

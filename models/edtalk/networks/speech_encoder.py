@@ -1,8 +1,8 @@
-"""SpeechEncoder: a spectrogram as one vector per video frame that knows what is said before and after it.
+"""SpeechEncoder: a spectrogram to one vector per video frame, in the context of the audio before and after it.
 
 A strided projection of the mel (the 200 ms around each frame) and residual gated convolutions over the frames, their
-dilation doubling up to 8 (van den Oord et al., "WaveNet", 2016, not causal here). Any length; what a frame hears ends
-`num_context_frames` away, so that long sound can be encoded in pieces without a seam.
+dilation doubling up to 8 (van den Oord et al., "WaveNet", 2016, not causal here). Any length; the receptive field of a
+frame ends `num_context_frames` away, so that long audio can be encoded in pieces without a seam.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,13 +40,13 @@ class SpeechSize(BaseModel):
 
     @staticmethod
     def of(state: Mapping[str, Tensor], prefix: str = "speech.") -> "SpeechSize":
-        """The sizes of the encoder whose tensors are called `<prefix>...` in a state dict."""
+        """The sizes of the encoder whose tensors are named `<prefix>...` in a state dict."""
         blocks = {key.split(".")[1] for name in state if (key := name.removeprefix(prefix)).startswith("blocks.")}
         return SpeechSize(width=len(state[f"{prefix}enter.bias"]), num_layers=len(blocks))
 
 
 class GatedBlock(nn.Module):
-    """Adds to [B, T, W] what a dilated, gated convolution makes of its normalised values."""
+    """Residual block: a dilated, gated convolution of the normalised values [B, T, W], added to them."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class GatedBlock(nn.Module):
         self.mix = nn.Conv1d(width, width, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, W], mask [B, T, 1] bool; frames outside it are not seen by the others."""
+        """[B, T, W], mask [B, T, 1] bool; frames outside it have no influence on the others."""
         hidden = self.norm(x).masked_fill(~mask, 0).mT
         return x + self.mix(functional.glu(self.gate(hidden), dim=1)).mT
 
@@ -91,7 +91,7 @@ class SpeechEncoder(nn.Module):
 
 def frame_windows(mel: NDArray[np.floating], first: int, last: int) -> Tensor:
     """[last - first, 1, 80, 16] float32: the windows of frames first .. last - 1 of a mel [1 + 640 N // 200, 80]."""
-    # Five frames are 16 columns: a mel cut there has the same windows, but for its first frames, which would clamp.
+    # Five frames are 16 columns: a mel cut there has the same windows, except for its first frames, which would clamp.
     base = max(0, first // FRAMES_PER_PERIOD - 1) * FRAMES_PER_PERIOD
     rest = mel[base * COLUMNS_PER_PERIOD // FRAMES_PER_PERIOD :]
     windows = mel_windows(rest, last - base)[first - base :].transpose(0, 2, 1)[:, None]
@@ -103,18 +103,18 @@ def encode_in_chunks(
     encode: Callable[[Tensor], Tensor], mel: NDArray[np.floating], num_frames: int, num_context_frames: int,
     device: torch.device | str = "cpu", chunk_frames: int = CHUNK_FRAMES,
 ) -> Tensor:  # fmt: skip
-    """What `encode` makes of a whole clip, in pieces: the windows of a long clip are five times its mel.
+    """A whole clip through `encode`, in pieces: the windows of a long clip take five times the memory of its mel.
 
     Args:
-        encode: [1, T, 1, 80, 16] -> [1, T, D], where a frame depends on `num_context_frames` to either side.
+        encode: [1, T, 1, 80, 16] -> [1, T, D].
         mel: [1 + 640 N // 200, 80].
         num_frames: N.
-        num_context_frames: see `encode`.
-        device: where `encode` computes.
+        num_context_frames: frames of context of `encode` to either side.
+        device: device of `encode`.
         chunk_frames: frames per piece.
 
     Returns:
-        [N, D] float32 on the CPU, the same as of all windows at once.
+        [N, D] float32 on the CPU, equal to the result for all windows at once.
     """
     parts = []
     for first in range(0, num_frames, chunk_frames):

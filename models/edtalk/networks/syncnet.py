@@ -1,4 +1,4 @@
-"""SyncNet: do five frames of a mouth and a stretch of sound belong together?
+"""SyncNet: a score of whether five frames of a mouth and 200 ms of audio belong together.
 
 The colour SyncNet of Prajwal et al., ACM MM 2020.
 """
@@ -29,7 +29,7 @@ AUDIO_BLOCKS: list[Block] = [
 
 
 class SyncNet(nn.Module):
-    """Embeds mouths and sounds so that those that belong together point the same way."""
+    """Embeddings of mouths and audio, in the same direction where they belong together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,16 +37,15 @@ class SyncNet(nn.Module):
         self.audio_encoder = conv_blocks(AUDIO_BLOCKS)
 
     def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of sound and picture.
+        """Unit vectors of audio and images.
 
         Args:
             mel: [B, 1, 80, 16] window that starts with the first of the five frames.
             faces: [B, 15, 48, 96] lower halves of 96 px faces, five frames stacked: BGR in 0..1 in published weights.
 
         Returns:
-            [B, 512] of the sound and [B, 512] of the picture.
+            [B, 512] of the audio and [B, 512] of the images.
         """
-        return self._embed(self.audio_encoder, mel), self._embed(self.face_encoder, faces)
-
-    def _embed(self, encoder: nn.Module, x: Tensor) -> Tensor:
-        return functional.normalize(encoder(x).flatten(1), dim=1)
+        embedded = (self.audio_encoder(mel), self.face_encoder(faces))
+        audio, images = (functional.normalize(x.flatten(1), dim=1) for x in embedded)
+        return audio, images

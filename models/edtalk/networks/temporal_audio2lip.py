@@ -1,7 +1,7 @@
-"""TemporalAudio2Lip: mouth codes from a spectrogram, each frame with the sound before and after it.
+"""TemporalAudio2Lip: mouth codes from a spectrogram, each frame with the audio before and after it.
 
-What new trainings use in the place of Audio2Lip (audio2lip.py), whose frames know 200 ms of sound and of
-which only the last layer is trained: this one is trained whole, hears 0.7 s to either side and needs no smoothing.
+The default in place of Audio2Lip (audio2lip.py), whose frames see 200 ms of audio and of which only the last layer is
+trained: this network is trained whole, sees 0.7 s to either side and needs no smoothing.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class TemporalAudio2Lip(nn.Module):
 
     Args:
         scale: statistics of the mouth codes [20].
-        size: of the encoder.
+        size: sizes of the encoder.
     """
 
     def __init__(self, scale: Standardiser, size: SpeechSize) -> None:

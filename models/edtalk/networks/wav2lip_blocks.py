@@ -34,10 +34,10 @@ def residual(channels: int, count: int) -> list[Block]:
 
 
 def conv_blocks(blocks: Iterable[Block]) -> nn.Sequential:
-    """The blocks in a row; those that keep the shape and look around add their input."""
-    return nn.Sequential(*(ConvBlock(*block, is_residual=_keeps_shape(block)) for block in blocks))
-
-
-def _keeps_shape(block: Block) -> bool:
-    num_in, num_out, _, stride, padding = block
-    return num_in == num_out and stride == 1 and padding == 1
+    """The blocks in a row; those that keep the shape (stride and padding 1, as many channels) add their input."""
+    return nn.Sequential(
+        *(
+            ConvBlock(num_in, num_out, kernel, stride, padding, num_in == num_out and stride == padding == 1)
+            for num_in, num_out, kernel, stride, padding in blocks
+        )
+    )

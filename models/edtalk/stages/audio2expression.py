@@ -1,8 +1,8 @@
-"""Stage 5: expression codes from an emotion with its intensity, from sound, or from both (never released).
+"""Stage 5: expression codes from an emotion with its intensity, from audio, or from both (never released).
 
-The expression codes of all frames come from the generator of stage 2. What emotions look like follows from them without
-training; what the sound adds is trained: squared errors of the codes and of their changes from frame to frame, by the
-sound alone and by both (clips without a known emotion do not count).
+The expression codes of all frames come from the generator of stage 2. The codes of emotions follow from them without
+training; the contribution of the audio is trained: squared errors of the codes and of their changes from frame to
+frame, from audio alone and from both (clips without a known emotion do not count).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,11 +45,11 @@ class Config(StageConfig):
     """Settings of the stage.
 
     Attributes:
-        speech: sizes of the encoder of the sound.
+        speech: sizes of the audio encoder.
         shape: sizes of the generator, those of the parent.
         num_frames: length of the windows; shorter clips are padded.
-        learning_rate: of Adam.
-        change_weight: of the squared errors of the codes' changes from frame to frame.
+        learning_rate: Adam's learning rate.
+        change_weight: weight of the squared errors of the codes' changes from frame to frame.
     """
 
     speech: SpeechSize = SpeechSize()
@@ -74,7 +74,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2ExpressionLearner":
-    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own and show a face.
+    """The learner on the clips of the splits 'train' and 'val' that have audio of their own and show a face.
 
     Raises:
         ConfigError: a feature is missing, or there is no such clip to train on.
@@ -104,7 +104,7 @@ class Audio2ExpressionLearner:
         self.collate: Callable[[Sequence[Any]], Batch] = PadCollate({})
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
-        """One step; the mean squared errors of the codes by the sound (`heard`) and by emotion and sound (`both`)."""
+        """One step; mean squared errors of the codes from audio (`heard`) and from emotion and audio (`both`)."""
         with trainer.autocast():
             output: Expressions = trainer.module("expression")(emotion_vectors(batch), batch["mel"], batch["inside"])
         terms = squares_of(output, batch)
@@ -113,9 +113,9 @@ class Audio2ExpressionLearner:
         return {name: squares.detach() for name, (squares, _) in terms.items()}
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
-        """Mean squared errors of the codes by the emotion (`felt`), by the sound (`heard`) and by both.
+        """Mean squared errors of the codes from the emotion (`felt`), from audio (`heard`) and from both.
 
-        `still` is that of the mean of the training data, which a model has to beat. Where the emotion is unknown,
+        `still` is the error of the mean of the training data, which a model has to beat. Where the emotion is unknown,
         `felt` is the neutral expression.
         """
         network, inside = _network(modules), batch["inside"]
@@ -127,7 +127,7 @@ class Audio2ExpressionLearner:
         return {name: masked_squares(codes, batch["codes"], inside)[0] for name, codes in outputs.items()}
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Curves of the true codes, and of those by emotion and sound."""
+        """Curves of the true codes, and of those from emotion and audio."""
         output = _network(modules)(emotion_vectors(batch), batch["mel"], batch["inside"])
         return code_curves(batch["codes"], output.both, batch["inside"])
 

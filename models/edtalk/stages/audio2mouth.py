@@ -1,8 +1,8 @@
-"""Stage 3: mouth codes from sound, by a temporal model over the spectrogram or by Audio2Lip as it was published.
+"""Stage 3: mouth codes from audio, by a temporal model over the spectrogram or by the published Audio2Lip.
 
-EDTalk section 3.4. The codes of all frames come from the generator of stage 1, which stays as it is; so does the audio
-encoder of Audio2Lip, with its running statistics. Beside the codes the frames that they draw are compared, and where a
-SyncNet is at hand it judges whether they fit the sound that begins with the first of five frames.
+EDTalk section 3.4. The codes of all frames come from the generator of stage 1, which is frozen; so is the audio encoder
+of Audio2Lip, with its running statistics. Beside the codes the frames drawn from them are compared, and with the
+weights of a SyncNet the sync loss of five frames and the audio that begins with the first of them.
 """
 
 import logging
@@ -26,8 +26,13 @@ from models.edtalk.networks.speech_encoder import SpeechSize
 from models.edtalk.networks.syncnet import NUM_FRAMES
 from models.edtalk.networks.temporal_audio2lip import TemporalAudio2Lip
 from models.edtalk.training.code_plot import code_curves
-from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLossConfig, ImageLosses, discriminator_adam
-from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.image_losses import (
+    SMALL_LOSSES,
+    ImageLossConfig,
+    ImageLosses,
+    discriminator_adam,
+    side_by_side,
+)
 from models.edtalk.training.rendered_mouths import MouthLosses, render_mouths
 from models.edtalk.training.sync_loss import load_sync_loss
 from models.edtalk.training.talking_frames import TalkingFrames
@@ -54,16 +59,17 @@ class Config(StageConfig):
 
     Attributes:
         network: 'temporal' or 'compatible', the published Audio2Lip.
-        encoder: of the compatible one: of Wav2Lip, or a random one, for tests and runs without its weights.
-        speech: sizes of the temporal one.
+        encoder: audio encoder of 'compatible': Wav2Lip's, or a random one for tests and runs without its weights.
+        speech: sizes of 'temporal'.
         shape: sizes of the generator, those of the parent.
         num_frames: length of the windows; shorter clips are padded.
-        learning_rate: of Adam.
-        code_weight, change_weight: of the squared errors of the codes and of their changes from frame to frame.
+        learning_rate: Adam's learning rate.
+        code_weight: weight of the squared errors of the codes.
+        change_weight: weight of the squared errors of the codes' changes from frame to frame.
         images: losses on five rendered frames of each window; None trains on codes only, which is much faster.
-        face_weight: of the mean absolute error of the faces in them.
-        syncnet: 'auto' uses the one of Wav2Lip where its weights are at hand.
-        sync_weight: of its loss.
+        face_weight: weight of the mean absolute error of the faces in them.
+        syncnet: 'auto' uses Wav2Lip's SyncNet where its weights are present.
+        sync_weight: weight of the sync loss.
     """
 
     network: Literal["temporal", "compatible"] = "temporal"
@@ -80,14 +86,14 @@ class Config(StageConfig):
     sync_weight: NonNegativeFloat = 5.0
 
     def weights(self) -> tuple[str, ...]:
-        """See StageConfig; with syncnet 'auto' that depends on what is at hand."""
+        """See StageConfig; with syncnet 'auto' the answer depends on the weights that are present."""
         has_encoder = self.network == "compatible" and self.encoder == "wav2lip"
         wanted = {wav2lip.AUDIO_ENCODER: has_encoder, wav2lip.SYNCNET: self.has_sync_loss}
         return (*(self.images.weights() if self.images else ()), *(name for name, is_used in wanted.items() if is_used))
 
     @property
     def has_sync_loss(self) -> bool:
-        """Whether a SyncNet judges: it looks at rendered frames, and is wanted, or at hand with 'auto'."""
+        """Whether there is a sync loss: frames are rendered, and SyncNet is required, or present with 'auto'."""
         is_at_hand = self.syncnet == "auto" and wav2lip.is_at_hand(wav2lip.SYNCNET)
         return self.images is not None and self.sync_weight > 0 and (self.syncnet == "wav2lip" or is_at_hand)
 
@@ -109,14 +115,14 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
             syncnet="off",
         ),
         "paper": Config(train=PAPER),
-        # what is published: five frames at a time, only the last layer trained
+        # as published: five frames at a time, only the last layer trained
         "compatible": Config(train=PAPER, network="compatible", num_frames=NUM_FRAMES, learning_rate=0.0016),
     }
 )
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2MouthLearner":
-    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own and show a face.
+    """The learner on the clips of the splits 'train' and 'val' that have audio of their own and show a face.
 
     Raises:
         ConfigError: a feature is missing, or there is no such clip to train on.
@@ -124,11 +130,12 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
     """
     generator = edtalk_of(parents[PARENT], config.shape, PARENT).requires_grad_(False).eval()
     windows = audio_windows(generator, snapshot, ("mouth", "pose"), config.num_frames, NUM_FRAMES, config.train)
-    network = _network(config, windows)
+    network = new_network(config, windows)
     return Audio2MouthLearner(config, network, generator, windows, snapshot, parents[PARENT])
 
 
-def _network(config: Config, windows: Windows) -> MouthNetwork:
+def new_network(config: Config, windows: Windows) -> MouthNetwork:
+    """The network before training, scaled to the mouth codes of the training data."""
     scale = code_scale([codes[:, : config.shape.num_mouth] for codes in windows.train.codes])
     if config.network == "temporal":
         return TemporalAudio2Lip(scale, config.speech)
@@ -139,7 +146,7 @@ def _network(config: Config, windows: Windows) -> MouthNetwork:
 
 
 class Audio2MouthLearner:
-    """Trains 'audio2lip'; 'gen' draws and is frozen, 'dis' judges what it draws; see learner.Learner."""
+    """Trains 'audio2lip'; the frozen 'gen' draws frames, against 'dis'; see learner.Learner."""
 
     def __init__(
         self, config: Config, network: MouthNetwork, generator: EDTalk, windows: Windows, snapshot: Snapshot,
@@ -161,7 +168,7 @@ class Audio2MouthLearner:
         self, losses: ImageLossConfig, generator: EDTalk, windows: Windows, snapshot: Snapshot,
         parent: Mapping[str, Tensor],
     ) -> None:  # fmt: skip
-        """Adds what is needed to compare frames."""
+        """Adds the modules, data and losses of rendered frames."""
         config, size_px = self._config, self._config.shape.size_px
         discriminator = discriminator_of(parent, config.shape, PARENT)
         self.modules = {**self.modules, "gen": generator, "dis": discriminator}
@@ -170,12 +177,12 @@ class Audio2MouthLearner:
         self.val_set = TalkingFrames(windows.val, snapshot, size_px) if windows.val else None
         sync = load_sync_loss() if config.has_sync_loss else None
         if sync is None and config.syncnet == "auto" and config.sync_weight:
-            _log.warning("no SyncNet is at hand (weights %r): trained without sync loss", wav2lip.SYNCNET)
+            _log.warning("SyncNet's weights (%r) are missing: trained without sync loss", wav2lip.SYNCNET)
         self._image_losses = ImageLosses(losses, discriminator)
         self._mouth_losses = MouthLosses(self._image_losses, sync, config.face_weight, config.sync_weight)
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
-        """One step of the network, and where frames are drawn one of the discriminator."""
+        """One step of the network, and of the discriminator where frames are drawn."""
         with trainer.autocast():
             mouth = self._mouth(trainer.module("audio2lip"), batch)
         squares, changes = masked_squares(mouth, self._wanted(batch), batch["inside"])
@@ -192,11 +199,11 @@ class Audio2MouthLearner:
         return parts | image_parts | dis_parts
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
-        """Errors of the codes, and of what they draw.
+        """Errors of the codes, and of the frames drawn from them.
 
-        `codes` is the mean squared error, `codes_still` that of a mouth that keeps the clip's mean, which a model has
-        to beat. `correlation` is that of the codes less their means. `l1` and `psnr_db` are of the drawn frames,
-        `l1_codes` of those drawn from the true codes, which is as good as it can get.
+        `codes` is the mean squared error, `codes_still` that of the clip's mean codes, which a model has to beat.
+        `correlation` is the correlation of the codes about their means. `l1` and `psnr_db` are of the drawn frames,
+        `l1_codes` of those drawn from the true codes, the lower bound of `l1`.
         """
         wanted, inside = self._wanted(batch), batch["inside"]
         mouth = self._mouth(modules["audio2lip"], batch).float()
@@ -214,20 +221,21 @@ class Audio2MouthLearner:
         return figures | drawn | {"psnr_db": psnr_db(output, target)}
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Columns: source, true frame, drawn from the true codes, from sound; without images curves of the codes."""
+        """Columns: reference, true frame, drawn from the true codes, from audio; without images curves of the codes."""
         wanted, mouth = self._wanted(batch), self._mouth(modules["audio2lip"], batch)
         if not self._config.images:
             return code_curves(wanted, mouth, batch["inside"])
         generator = cast(EDTalk, modules["gen"])
         drawn = [render_mouths(generator, batch, codes)[::NUM_FRAMES] for codes in (wanted, mouth)]
-        return side_by_side(batch["source"], batch["frames"][:, 0], *drawn)
+        return side_by_side(batch["reference"], batch["frames"][:, 0], *drawn)
 
     def _mouth(self, network: Callable[..., Tensor], batch: Batch) -> Tensor:
-        """[B, K, 20] codes of the sound."""
+        """[B, K, 20] mouth codes from audio."""
         is_temporal = self._config.network == "temporal"
         return network(batch["mel"], batch["inside"]) if is_temporal else network(batch["mel"])
 
     def _wanted(self, batch: Batch) -> Tensor:
+        """[B, K, 20] true mouth codes."""
         return batch["codes"][..., : self._num_mouth]
 
 

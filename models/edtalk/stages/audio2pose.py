@@ -1,7 +1,7 @@
-"""Stage 4: head motion from sound, by a normalising flow over pose codes (the stage that was never released).
+"""Stage 4: head motion from audio, by a normalising flow over pose codes (never released).
 
 The pose codes of all frames come from the generator of stage 1. The loss is the negative logarithm of the likelihood of
-each frame's pose, given those before it and the sound.
+each frame's pose, given those before it and the audio.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Config(StageConfig):
         flow: sizes of the flow.
         shape: sizes of the generator, those of the parent.
         num_frames: length of the windows; shorter clips are padded.
-        learning_rate: of Adam, after `warmup_steps`; it falls to a tenth every `decay_steps`.
+        learning_rate: Adam's learning rate after `warmup_steps`; it falls to a tenth every `decay_steps`.
     """
 
     flow: PoseFlowSize = PoseFlowSize()
@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2PoseLearner":
-    """The learner on the clips of the splits 'train' and 'val' that have a sound of their own and show a face.
+    """The learner on the clips of the splits 'train' and 'val' that have audio of their own and show a face.
 
     Raises:
         ConfigError: a feature is missing, there is no such clip to train on, or the number of pose codes is odd.
@@ -106,11 +106,11 @@ class Audio2PoseLearner:
         return {"nats": loss.detach(), "rate": torch.tensor(rate)}
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
-        """`nats` of the likelihood, and how sampled motion compares with the true one; 1 is the goal of the ratios.
+        """`nats` of the likelihood, and figures of sampled motion beside the true one.
 
-        `spread` is how far heads go from their rest, `speed` how far from frame to frame (root mean squares over the
-        codes, each in units of its usual spread). `spread_ratio` and `speed_ratio` are those of the samples by those of
-        the clips.
+        `spread` is the distance of heads from their rest, `speed` that from frame to frame (root mean squares over the
+        codes, each in units of its usual spread). `spread_ratio` and `speed_ratio` are those of the samples divided by
+        those of the clips; 1 is the goal.
         """
         flow, motion, inside = _flow(modules), motion_of(batch), batch["inside"]
         figures = {"nats": nats(flow(motion, batch["mel"], inside), batch)}
@@ -120,7 +120,7 @@ class Audio2PoseLearner:
         return figures
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Curves of the true motion, and of one that is sampled for the same sound."""
+        """Curves of the true motion, and of motion sampled for the same audio."""
         return code_curves(motion_of(batch), _sampled(_flow(modules), batch), batch["inside"])
 
 
@@ -130,12 +130,12 @@ def motion_of(batch: Batch) -> Tensor:
 
 
 def nats(density: Tensor, batch: Batch) -> Tensor:
-    """Mean negative logarithm of the likelihood per number, over the frames inside but the first of each window."""
+    """Mean negative logarithm of the likelihood per code and frame, over the frames inside after the first."""
     return -masked_mean(density, batch["inside"][:, 1:]) / batch["codes"].shape[-1]
 
 
 def _sampled(flow: PoseFlow, batch: Batch) -> Tensor:
-    """[B, K, 6] motion that begins as the clips do."""
+    """[B, K, 6] sampled motion with the clips' first frames."""
     motion, inside = motion_of(batch), batch["inside"]
     num_clips, num_frames, num_codes = motion.shape
     noise = pose_noise(num_clips, num_frames, num_codes).to(motion.device)

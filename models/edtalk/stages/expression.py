@@ -1,10 +1,10 @@
-"""Stage 2: the expression bank, its head and the blocks that adapt the source's features (EEM), with all else frozen.
+"""Stage 2: the expression bank, its head and the blocks that adapt the portrait's features (EEM), all else frozen.
 
 EDTalk section 3.3, of which no code was released: "self-reconstruction complementary learning". A frame is redrawn from
-another one of the same person with its own mouth, pose and expression codes. What mouth and pose give is fixed by stage
-1, so that the new parts can only learn what those leave out. They start without any effect: the first pictures are
-exactly those of stage 1. The source of an emotional frame is a neutral one where there is any (see FramePairs); without
-that nothing would be left out.
+another one of the same person with its own mouth, pose and expression codes. The part of mouth and pose is fixed by
+stage 1, so that the new parts can only learn the residual expression. They start without any effect: the first images
+are exactly those of stage 1. The reference of an emotional frame is a neutral one where there is any (see FramePairs);
+otherwise there would be no residual.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ from models.edtalk.training.image_losses import (
     ImageLosses,
     ImageStageConfig,
     discriminator_adam,
+    side_by_side,
 )
-from models.edtalk.training.pictures import side_by_side
 from models.edtalk.weights.parent_state import discriminator_of, has_rgb_residual, part_of
 from models.edtalk.weights.published_checkpoints import NOT_IN_MOUTH_POSE, fit_state
 from models.nn.losses import psnr_db
@@ -51,11 +51,11 @@ class Config(ImageStageConfig):
     """Settings of the stage, beside those of ImageStageConfig.
 
     Attributes:
-        block_lr: learning rate of the blocks (EEM). Their layers are ordinary ones; in the equalised layers of all else
-            a step of the same rate changes the effective weights by 1/sqrt(inputs) of it only. At the generator's rate
-            the blocks learn to change every picture alike sooner than to follow the expression.
-        generator_from_step: from this step on the generator is trained too; None never does. (Before it, the generator
-            keeps its weights; where gradients are clipped, its own count in their norm all the same.)
+        block_lr: learning rate of the blocks (EEM). Their layers are ordinary ones; in the equalised layers elsewhere a
+            step of the same rate changes the effective weights by 1/sqrt(inputs) of it only. At the generator's rate
+            the blocks learn to change every image alike sooner than to follow the expression.
+        generator_from_step: first step in which the generator is trained too; None is never. (Before it the generator
+            keeps its weights; where gradients are clipped, its gradients are part of the norm all the same.)
     """
 
     block_lr: PositiveFloat = 1e-4
@@ -111,14 +111,14 @@ class ExpressionLearner:
         self._rate = config.losses.generator_lr
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
-        """One step of what is trained of the model, one of the discriminator."""
+        """One step of the trained parts of the model, one of the discriminator."""
         if self._generator_from_step is not None:
-            # a rate of 0 until then, not another set of parameters: several processes agree on that once, at the start
+            # a rate of 0 until then, not another set of parameters: processes agree on those once, at the start
             is_late = trainer.step >= self._generator_from_step
             self.optimizers["gen"].param_groups[2]["lr"] = self._rate if is_late else 0.0
         target = batch["target"]
         with trainer.autocast():
-            output, codes = trainer.module("gen")(batch["source"], target)
+            output, codes = trainer.module("gen")(batch["reference"], target)
             loss, parts = self._losses.generator(output, target)
         trainer.update("gen", loss)
         parts |= self._losses.train_discriminator(target, output, trainer)
@@ -127,14 +127,14 @@ class ExpressionLearner:
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Losses of the redrawn targets as in training, the mean absolute error of values in -1..1, and PSNR.
 
-        `l1` and `perceptual` are to be below `_without`, those with the expression code set to zero, and below
+        `l1` and `perceptual` should be below `_without`, those with the expression code set to zero, and below
         `_mouth_pose`, those without the parts of this stage; `effect` is the mean change of a value by the expression
-        code. `l1_still` is the error of the source left as it is.
+        code. `l1_still` is the error of the unchanged reference.
         """
         drawn, target = drawn_ways(modules, batch), batch["target"]
         figures = {
             "effect": functional.l1_loss(drawn[""], drawn["_without"]),
-            "l1_still": functional.l1_loss(batch["source"], target),
+            "l1_still": functional.l1_loss(batch["reference"], target),
             "psnr_db": psnr_db(drawn[""], target),
         }
         for way, image in drawn.items():
@@ -143,17 +143,17 @@ class ExpressionLearner:
         return figures
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Columns: source, target, the model without the parts of this stage, without expression, with it."""
+        """Columns: reference, target, the model without the parts of this stage, without expression, with it."""
         drawn = drawn_ways(modules, batch)
         ways = (drawn[way] for way in ("_mouth_pose", "_without", ""))
-        return side_by_side(batch["source"], batch["target"], *ways)
+        return side_by_side(batch["reference"], batch["target"], *ways)
 
 
 def start_without_effect(model: EDTalk) -> None:
-    """Sets the parts of the expression such that pictures are those of the model without them, and can be learned.
+    """Sets the parts of the expression so that images are those of the model without them, and gradients flow.
 
     The head gives codes of zero. Each block adds zero times its normalised features plus zero; a zero convolution would
-    not do, as normalising blows up the first change of it.
+    be unstable, as normalising amplifies its first change.
     """
     last = cast(EqualLinear, model.exp_fc[-1])
     nn.init.zeros_(last.weight)
@@ -166,17 +166,19 @@ def start_without_effect(model: EDTalk) -> None:
 
 
 def drawn_ways(modules: Modules, batch: Batch) -> dict[str, Tensor]:
-    """[B, 3, S, S] in -1..1 each, of targets redrawn from their sources: '' with all codes, '_without' with the
-    expression's set to zero, '_mouth_pose' without its bank, head and blocks.
+    """[B, 3, S, S] in -1..1 each, the targets redrawn from their references.
+
+    '' is with all codes, '_without' with those of the expression set to zero, '_mouth_pose' without its bank, head and
+    blocks.
     """
     model = cast(EDTalk, modules["gen"])
-    source, directions = model.encode_identity(batch["source"]), model.directions()
+    identity, directions = model.encode_identity(batch["reference"]), model.directions()
     codes = model.codes(model.encode(batch["target"]))
     plain = Codes(codes.mouth, codes.pose)
     images = {
-        "": model.render(source, codes, directions),
-        "_without": model.render(source, plain, directions),
-        "_mouth_pose": model.dec(source, source.latent + model.motion(plain, directions)[0]),
+        "": model.render(identity, codes, directions),
+        "_without": model.render(identity, plain, directions),
+        "_mouth_pose": model.dec(identity, identity.latent + model.motion(plain, directions)[0]),
     }
     return {way: image.clamp(-1, 1) for way, image in images.items()}
 

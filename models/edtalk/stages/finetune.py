@@ -1,14 +1,14 @@
 """Person fine-tune: the model's generator fitted to one subject; the weights that are best on held-out frames are kept.
 
-The first frames of each of the subject's videos are learned, the last ones held out. The held-out loss is measured
-before the first step and every `check_every` steps; the model file holds the weights with the lowest, so it is never
-worse there than what it started from. When the loss has not fallen for `patience` checks, training ends. Meant for one
-process: the held-out loss is measured by each alike.
+The first frames of each of the subject's videos are training data, the last ones held out. The held-out loss is
+measured before the first step and every `check_every` steps; the model file holds the weights with the lowest, so it is
+never worse there than its parent. When the loss has not fallen for `patience` checks, training ends. Meant for one
+process: every process measures the whole held-out loss.
 """
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -27,8 +27,8 @@ from models.edtalk.training.image_losses import (
     ImageStageConfig,
     discriminator_adam,
     generator_adam,
+    side_by_side,
 )
-from models.edtalk.training.pictures import side_by_side
 from models.edtalk.weights.parent_state import discriminator_of, edtalk_of
 from models.nn.losses import psnr_db
 from models.training.engine.batches import to_device
@@ -47,12 +47,12 @@ class Config(ImageStageConfig):
     """Settings of the stage, beside those of ImageStageConfig.
 
     Attributes:
-        subject: whom to fit to, by label; '' is who has the most frames.
+        subject: label of the person; '' is the one with the most frames.
         trained: 'decoder', the generator only, or 'all'.
-        train_share: of the frames of each video that are learned; the rest is held out.
+        train_share: share of each video's frames that is trained on; the rest is held out.
         check_every: steps between measurements of the held-out loss.
-        num_checked: held-out frames that it is measured on, evenly spread.
-        patience: measurements without a new lowest loss after which training stops.
+        num_checked: number of held-out frames that it is measured on, evenly spread.
+        patience: number of measurements without a new lowest loss after which training stops.
     """
 
     subject: str = ""
@@ -123,7 +123,7 @@ class FinetuneLearner:
             self._check(trainer)
         target = batch["target"]
         with trainer.autocast():
-            output, _ = trainer.module("trained")(batch["source"], target)
+            output, _ = trainer.module("trained")(batch["reference"], target)
             loss, parts = self._losses.generator(output, target)
         trainer.update("trained", loss)
         parts |= self._losses.train_discriminator(target, output, trainer)
@@ -134,21 +134,21 @@ class FinetuneLearner:
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1) and PSNR of held-out frames, redrawn by the best weights so far.
 
-        `l1_still` is that of the source left as it is.
+        `l1_still` is the error of the unchanged reference.
         """
-        source, target = batch["source"], batch["target"]
-        output = modules["gen"](source, target)[0].clamp(-1, 1)
+        reference, target = batch["reference"], batch["target"]
+        output = modules["gen"](reference, target)[0].clamp(-1, 1)
         return {
             "l1": functional.l1_loss(output, target),
-            "l1_still": functional.l1_loss(source, target),
+            "l1_still": functional.l1_loss(reference, target),
             "psnr_db": psnr_db(output, target),
         }
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Columns: source, target, drawn by the best weights, by the newest."""
-        source, target = batch["source"], batch["target"]
-        drawn = (modules[name](source, target)[0] for name in ("gen", "trained"))
-        return side_by_side(source, target, *drawn)
+        """Columns: reference, target, drawn by the best weights, by the newest."""
+        reference, target = batch["reference"], batch["target"]
+        drawn = (modules[name](reference, target)[0] for name in ("gen", "trained"))
+        return side_by_side(reference, target, *drawn)
 
     def _check(self, trainer: Trainer) -> None:
         """Measures the held-out loss and keeps the weights when it is the lowest."""
@@ -160,19 +160,14 @@ class FinetuneLearner:
 
     @torch.no_grad()
     def _held_out_loss(self, trainer: Trainer) -> float:
-        """Loss of the newest weights without its adversarial part: mean over the checked frames."""
-        total, count, config = 0.0, 0, self._config.losses
-        for items in self._checked():
+        """Mean loss of the newest weights over the checked frames, without its adversarial part."""
+        total, config, size = 0.0, self._config.losses, self._config.train.batch_size
+        checked = np.linspace(0, len(self.val_set) - 1, min(self._config.num_checked, len(self.val_set))).round()
+        for first in range(0, len(checked), size):
+            items = [self.val_set[int(index)] for index in checked[first : first + size]]
             batch = to_device(self.collate(items), trainer.device)
-            output, _ = self._trained(batch["source"], batch["target"])
+            output, _ = self._trained(batch["reference"], batch["target"])
             parts = self._losses.generator(output, batch["target"])[1]
             loss = config.perceptual_weight * parts["perceptual"] + config.l1_weight * parts["l1"]
-            total, count = total + float(loss) * len(items), count + len(items)
-        return total / count
-
-    def _checked(self) -> Iterator[list[dict[str, Tensor]]]:
-        """The held-out items that are measured, in batches."""
-        spread = np.linspace(0, len(self.val_set) - 1, min(self._config.num_checked, len(self.val_set))).round()
-        size = self._config.train.batch_size
-        for first in range(0, len(spread), size):
-            yield [self.val_set[int(index)] for index in spread[first : first + size]]
+            total += float(loss) * len(items)
+        return total / len(checked)

@@ -1,13 +1,13 @@
-"""Stage 1: mouth and head pose driven apart from each other, learned by cross-reconstruction of pairs of faces.
+"""Stage 1: mouth and head pose driven independently, learned by cross-reconstruction of pairs of faces.
 
-EDTalk section 3.2. Two people each get the mouth of the other; either must come out as it was when its mouth is taken
-from the one picture and its pose from the other. Faults of the released code are mended (see data.mouth_swap
-and SwapPairs), and the likeness of codes is a mean over the batch like every other loss, not a sum.
+EDTalk section 3.2. Two people each get the mouth of the other; either must come out unchanged when its mouth code is
+taken from one image and its pose code from the other. Faults of the released code are corrected (see data.mouth_swap
+and SwapPairs), and the similarity of codes is a mean over the batch like every other loss, not a sum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat
@@ -17,10 +17,16 @@ from torch.utils.data import default_collate
 
 from models.data.clip_dataset import validation_set
 from models.edtalk.data.swap_pairs import SwapPairs
+from models.edtalk.networks.edtalk import EDTalk
+from models.edtalk.networks.navigation import Codes
 from models.edtalk.networks.shape import SMALL
-from models.edtalk.training.cross_reconstruction import Crossed, CrossReconstruction
-from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
-from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.image_losses import (
+    SMALL_LOSSES,
+    ImageLosses,
+    discriminator_adam,
+    generator_adam,
+    side_by_side,
+)
 from models.edtalk.training.swap_losses import SwapStageConfig, mouth_l1
 from models.edtalk.weights.parent_state import discriminator_of, part_of
 from models.edtalk.weights.published_checkpoints import NOT_IN_LIA, fit_state, lia_to_edtalk
@@ -35,19 +41,20 @@ PARENTS: tuple[str, ...] = (PARENT,)
 PUBLISHED = "EDTalk_lip_pose"
 FEATURES: tuple[str, ...] = ("landmarks",)
 
-# What stays as it is.
+# Parts that are not trained.
 _FROZEN = {"all": (), "generator": ("enc",), "navigation": ("enc", "fc", "dec")}
 
 
 class Config(SwapStageConfig):
-    """Settings of the stage, beside those of SwapStageConfig. Mouths are a few pixels of the picture: without a
-    `mouth_weight` they are what is learned last.
+    """Settings of the stage, beside those of SwapStageConfig.
+
+    Mouths are a few pixels of an image: without a `mouth_weight` they are learned last.
 
     Attributes:
-        trained: 'generator' leaves only the encoder as it is; 'navigation' trains the heads and the bank of mouth and
-            pose alone, as the paper says; 'all' trains the encoder too, as the released code does.
-        feature_weight: of the likeness of codes.
-        has_rgb_residual: see models.edtalk.networks.generator.RgbResidual; the stages behind follow.
+        trained: 'generator' trains everything but the encoder; 'navigation' the heads and the bank of mouth and pose
+            alone, as in the paper; 'all' the encoder too, as the released code does.
+        feature_weight: weight of the similarity of codes.
+        has_rgb_residual: see models.edtalk.networks.generator.RgbResidual; the following stages take it over.
     """
 
     trained: Literal["generator", "navigation", "all"] = "generator"
@@ -80,6 +87,40 @@ def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Te
     return MouthPoseLearner(config, train_set, val_set, parents[PARENT])
 
 
+class Crossed(NamedTuple):
+    """Images of P pairs of faces; row 2 p is face A of pair p, row 2 p + 1 its face B.
+
+    Attributes:
+        own: [2 P, 3, S, S] each face driven by its own target.
+        crossed: [2 P, 3, S, S] each face driven by two images: its mouth code is that of the other face with its mouth,
+            its pose code that of itself with the mouth of the other.
+        own_codes, crossed_codes: the codes that drove them.
+    """
+
+    own: Tensor
+    crossed: Tensor
+    own_codes: Codes
+    crossed_codes: Codes
+
+
+class CrossReconstruction(EDTalk):
+    """An EDTalk model with another `forward`; parameters and names are the same."""
+
+    def forward(self, reference: Tensor, target: Tensor, swapped: Tensor) -> Crossed:  # pyright: ignore[reportIncompatibleMethodOverride]  # several processes train through `forward` only, and EDTalk's would encode each image twice
+        """Draws the references as the targets, in both ways.
+
+        Args:
+            reference, target, swapped: [P, 2, 3, S, S] in -1..1, see models.edtalk.data.swap_pairs.SwapPairs.
+        """
+        identity, directions = self.encode_identity(reference.flatten(0, 1)), self.directions()
+        latents = self.encode(torch.cat([target.flatten(0, 1), swapped.flatten(0, 1)]))
+        own, other = (self.codes(half) for half in latents.chunk(2))
+        # the mouth of A is seen in the image of B that has it: the two of each pair change places
+        crossed = Codes(other.mouth.unflatten(0, (-1, 2)).flip(1).flatten(0, 1), other.pose)
+        own_drawn, crossed_drawn = (self.render(identity, codes, directions) for codes in (own, crossed))
+        return Crossed(own_drawn, crossed_drawn, own, crossed)
+
+
 class MouthPoseLearner:
     """Trains 'gen' (an EDTalk without expression) against 'dis'; see learner.Learner for the attributes."""
 
@@ -104,52 +145,49 @@ class MouthPoseLearner:
         """One step of the generator, one of the discriminator."""
         config, target, mouth = self._config, batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1)
         with trainer.autocast():
-            drawn = cast(Crossed, trainer.module("gen")(batch["source"], batch["target"], batch["swapped"]))
+            drawn = _drawn(trainer.module("gen"), batch)
             output, truth = torch.cat([drawn.own, drawn.crossed]), target.repeat(2, 1, 1, 1)
             loss, parts = self._losses.generator(output, truth)
             extra = {name: torch.exp(-cosine).mean() for name, cosine in _cosines(drawn).items()}
             # half: the published sum has the losses of four images and two pairs of codes, here means stand for both
-            likeness = config.feature_weight * (extra["mouth"] + extra["pose"]) / 2
+            extra_loss = config.feature_weight * (extra["mouth"] + extra["pose"]) / 2
             extra["mouth_l1"] = mouth_l1(output, truth, mouth.repeat(2, 1, 1, 1))
-            likeness = likeness + config.mouth_weight * extra["mouth_l1"]
-        trainer.update("gen", loss + likeness)
+            extra_loss = extra_loss + config.mouth_weight * extra["mouth_l1"]
+        trainer.update("gen", loss + extra_loss)
         parts |= {name: value.detach() for name, value in extra.items()}
         return parts | self._losses.train_discriminator(target, drawn.crossed, trainer)
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
-        """Mean absolute error (of -1..1), of all and of the mouths, and PSNR, driven by the own target (`self`) and by
-        the swapped ones (`cross`).
+        """Mean absolute error (of -1..1) of images and of mouths, and PSNR, by the own target (`self`) and crossed.
 
-        `l1_still` is the error of the source left as it is, which a model has to beat. `mouth_cos` and `pose_cos` say
-        how alike the codes of both ways are; 1 is the goal.
+        `l1_still` is the error of the unchanged reference, which a model has to beat. `mouth_cos` and `pose_cos` are
+        the cosines between the codes of both ways; 1 is the goal.
         """
-        drawn, target = _drawn(modules, batch), batch["target"].flatten(0, 1)
-        figures = {"l1_still": functional.l1_loss(batch["source"].flatten(0, 1), target)}
+        drawn, target, mouth = (
+            _drawn(modules["gen"], batch),
+            batch["target"].flatten(0, 1),
+            batch["mouth"].flatten(0, 1),
+        )
+        figures = {"l1_still": functional.l1_loss(batch["reference"].flatten(0, 1), target)}
         for name, output in (("self", drawn.own), ("cross", drawn.crossed)):
             figures[f"l1_{name}"] = functional.l1_loss(output.clamp(-1, 1), target)
-            figures[f"l1_mouth_{name}"] = _mouth_l1(output.clamp(-1, 1), batch)
+            figures[f"l1_mouth_{name}"] = mouth_l1(output.clamp(-1, 1), target, mouth)
             figures[f"psnr_{name}_db"] = psnr_db(output, target)
         return figures | {f"{name}_cos": cosine.mean() for name, cosine in _cosines(drawn).items()}
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Columns: source, target, the target with the other's mouth, driven by itself, cross-driven."""
-        given = [batch[name].flatten(0, 1) for name in ("source", "target", "swapped")]
-        drawn = _drawn(modules, batch)
+        """Columns: reference, target, the target with the other's mouth, driven by itself, cross-driven."""
+        given = [batch[name].flatten(0, 1) for name in ("reference", "target", "swapped")]
+        drawn = _drawn(modules["gen"], batch)
         return side_by_side(*given, drawn.own, drawn.crossed)
 
 
-def _drawn(modules: Modules, batch: Batch) -> Crossed:
-    return modules["gen"](batch["source"], batch["target"], batch["swapped"])
-
-
-def _mouth_l1(images: Tensor, batch: Batch) -> Tensor:
-    """Of images [2 P, 3, S, S]."""
-    return mouth_l1(images, batch["target"].flatten(0, 1), batch["mouth"].flatten(0, 1))
+def _drawn(generator: Callable[..., Any], batch: Batch) -> Crossed:
+    """Both reconstructions of a batch of SwapPairs."""
+    return generator(batch["reference"], batch["target"], batch["swapped"])
 
 
 def _cosines(drawn: Crossed) -> dict[str, Tensor]:
-    """[2 P] cosine of each face's own and crossed codes; that of the motion vectors is the same, as the directions are
-    orthonormal.
-    """
+    """[2 P] cosine of each face's own and crossed codes, that of their motion vectors (orthonormal directions)."""
     pairs = {name: (getattr(drawn.own_codes, name), getattr(drawn.crossed_codes, name)) for name in ("mouth", "pose")}
     return {name: functional.cosine_similarity(one.float(), other.float()) for name, (one, other) in pairs.items()}

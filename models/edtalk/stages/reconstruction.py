@@ -1,6 +1,6 @@
 """Stage 0: encoder and generator that redraw a person in the pose of another of their frames (LIA, 20 directions).
 
-EDTalk starts from LIA (Wang et al., ICLR 2022) trained further on MEAD and HDTF; here it is trained from nothing.
+EDTalk starts from LIA (Wang et al., ICLR 2022) trained further on MEAD and HDTF; here it is trained from scratch.
 
 Between two frames of a person the latent vector changes far more than by another mouth alone (with little data, twelve
 times as much), and stage 1 can only separate what it encodes. An option that is not in the publications: faces are also
@@ -22,8 +22,13 @@ from models.edtalk.data.swap_pairs import SwapPairs
 from models.edtalk.networks.discriminator import Discriminator
 from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.shape import SMALL
-from models.edtalk.training.image_losses import SMALL_LOSSES, ImageLosses, discriminator_adam, generator_adam
-from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.image_losses import (
+    SMALL_LOSSES,
+    ImageLosses,
+    discriminator_adam,
+    generator_adam,
+    side_by_side,
+)
 from models.edtalk.training.swap_losses import SwapStageConfig, mouth_l1
 from models.nn.losses import psnr_db
 from models.training.engine.config import TrainConfig
@@ -39,12 +44,12 @@ FEATURES: tuple[str, ...] = ("landmarks",)
 class Config(SwapStageConfig):
     """Settings of the stage, beside those of SwapStageConfig.
 
-    A `mouth_weight` above 0 makes the stage learn from pairs of faces as stage 1 does, two persons in another pose for
-    an item of a batch, and then also the same two with the mouth of the other. The settings of pairs count for nothing
-    without it.
+    With a `mouth_weight` above 0 the stage is trained on pairs of faces as stage 1 is: an item of a batch is two
+    people, each in another pose and, from `first_mouth_step` on, also with the mouth of the other. Without it the
+    settings of pairs have no effect.
 
     Attributes:
-        first_mouth_step: before it no other mouths are drawn: poses are learned first, and quicker without them.
+        first_mouth_step: first step with other mouths; poses are learned faster without them.
     """
 
     first_mouth_step: NonNegativeInt = 0
@@ -92,40 +97,40 @@ class ReconstructionLearner:
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
         """One step of the generator, one of the discriminator."""
-        source, target = _poses(batch)
+        reference, target = _poses(batch)
         has_mouths = self._config.mouth_weight > 0 and trainer.step >= self._config.first_mouth_step
         if has_mouths:
-            source, target = torch.cat([source, target]), torch.cat([target, batch["swapped"].flatten(0, 1)])
+            reference, target = torch.cat([reference, target]), torch.cat([target, batch["swapped"].flatten(0, 1)])
         with trainer.autocast():
-            output = trainer.module("gen")(source, target)
+            output = trainer.module("gen")(reference, target)
             loss, parts = self._losses.generator(output, target)
             if has_mouths:
                 parts["mouth_l1"] = mouth_l1(output, target, batch["mouth"].flatten(0, 1).repeat(2, 1, 1, 1))
                 loss = loss + self._config.mouth_weight * parts["mouth_l1"]
         trainer.update("gen", loss)
         parts = {name: value.detach() for name, value in parts.items()}
-        # what is pasted together is no example of a real picture
+        # faces with swapped mouths are no examples of real images
         return parts | self._losses.train_discriminator(_poses(batch)[1], output, trainer)
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute error (of -1..1) and PSNR of the redrawn targets.
 
-        `l1_still` is that of the source left as it is, which a model has to beat.
+        `l1_still` is the error of the unchanged reference, which a model has to beat.
         """
-        source, target = batch["source"], batch["target"]
-        output = modules["gen"](source, target).clamp(-1, 1)
+        reference, target = batch["reference"], batch["target"]
+        output = modules["gen"](reference, target).clamp(-1, 1)
         return {
             "l1": functional.l1_loss(output, target),
-            "l1_still": functional.l1_loss(source, target),
+            "l1_still": functional.l1_loss(reference, target),
             "psnr_db": psnr_db(output, target),
         }
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor:
-        """Columns: source, target, output."""
-        source, target = batch["source"], batch["target"]
-        return side_by_side(source, target, modules["gen"](source, target))
+        """Columns: reference, target, output."""
+        reference, target = batch["reference"], batch["target"]
+        return side_by_side(reference, target, modules["gen"](reference, target))
 
 
 def _poses(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Sources and targets [B, 3, S, S] of a batch of FramePairs, or of one of SwapPairs, whose faces come in pairs."""
-    return batch["source"].flatten(0, -4), batch["target"].flatten(0, -4)
+    """References and targets [B, 3, S, S] of a batch of FramePairs, or of SwapPairs, whose faces come in pairs."""
+    return batch["reference"].flatten(0, -4), batch["target"].flatten(0, -4)

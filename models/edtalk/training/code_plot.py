@@ -1,4 +1,4 @@
-"""A picture of motion codes over time: the true ones in grey, what a model makes of the sound in red on top."""
+"""An image of motion codes over time: the true ones in grey, those of a model in red on top."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ _SHIFT = 4
 
 
 def code_curves(truth: Tensor, output: Tensor, inside: Tensor) -> Tensor:
-    """Up to four clips below each other, of each the four codes that vary most, a lane each.
+    """Up to four clips below each other, for each the four codes that vary most, a lane per code.
 
     Args:
         truth, output: [B, T, C].
@@ -30,19 +30,13 @@ def code_curves(truth: Tensor, output: Tensor, inside: Tensor) -> Tensor:
 
 
 def _lanes(truth: NDArray[np.float32], output: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """[128, 512, 3] of one clip's codes [N, C]."""
-    lanes = np.full((NUM_LANES, LANE_PX, WIDTH_PX, 3), 255, np.uint8)
+    """[128, 512, 3] of one clip's codes [N, C]; values run from near the bottom of a lane to near its top."""
+    lanes, x = np.full((NUM_LANES, LANE_PX, WIDTH_PX, 3), 255, np.uint8), np.linspace(0, WIDTH_PX - 1, len(truth))
     for lane, code in zip(lanes, np.argsort(-truth.std(axis=0))[:NUM_LANES], strict=False):
         low, high = truth[:, code].min(), truth[:, code].max()
         for values, color in ((truth, _TRUTH), (output, _OUTPUT)):
-            _curve(lane, (values[:, code] - low) / max(1e-6, high - low), color)
+            # early in training a model's codes may be anywhere
+            height = np.nan_to_num((values[:, code] - low) / max(1e-6, high - low)).clip(-10, 10)
+            points = np.stack([x, (0.9 - 0.8 * height) * LANE_PX], axis=1) * (1 << _SHIFT)
+            cv2.polylines(lane, [np.rint(points).astype(np.int32)], False, color, 1, cv2.LINE_AA, _SHIFT)
     return lanes.reshape(-1, WIDTH_PX, 3)
-
-
-def _curve(lane: NDArray[np.uint8], values: NDArray[np.float32], color: tuple[int, ...]) -> None:
-    """Draws values [N], 0 near the bottom and 1 near the top of the lane."""
-    # a model that has only begun to learn may be anywhere
-    y = (0.9 - 0.8 * np.nan_to_num(values).clip(-10, 10)) * LANE_PX
-    x = np.linspace(0, WIDTH_PX - 1, len(values))
-    points = np.rint(np.stack([x, y], axis=1) * (1 << _SHIFT)).astype(np.int32)
-    cv2.polylines(lane, [points], False, color, 1, cv2.LINE_AA, _SHIFT)

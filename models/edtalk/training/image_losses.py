@@ -1,12 +1,13 @@
-"""What the stages that train a generator on images have in common: losses, optimisers, the discriminator's step.
+"""Common parts of the stages that train a generator on images: losses, optimisers, discriminator step, sample images.
 
-Loss weights and Adam's settings are those of the released training code; averaged weights, mixed precision and the
-gradient penalty (off) are not in it.
+Loss weights and Adam's settings are those of the released training code, which has no averaged weights, no mixed
+precision and no gradient penalty (off by default).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,13 +27,16 @@ class ImageLossConfig(BaseModel):
     """Settings of the losses on images.
 
     Attributes:
-        perceptual: features that are compared: of VGG-19 trained on ImageNet, or of a random network of that form.
-        perceptual_width: share of the channels of the random one.
-        perceptual_weight, l1_weight, gan_weight: of the losses; 0 leaves a loss out, and the discriminator then stays
-            as it is.
-        r1_weight: of the discriminator's gradient penalty, which is computed every `r1_every` steps; 0 leaves it out.
+        perceptual: network whose features are compared: VGG-19 trained on ImageNet, or a random network of that form.
+        perceptual_width: number of channels of the random one as a share of VGG-19's.
+        perceptual_weight: weight of the perceptual loss; 0 leaves it out.
+        l1_weight: weight of the mean absolute error.
+        gan_weight: weight of the adversarial loss; 0 leaves it out, and the discriminator is not trained.
+        r1_weight: weight of the discriminator's gradient penalty, which is computed every `r1_every` steps; 0 leaves it
+            out.
         generator_lr, discriminator_lr: learning rates.
-        generator_beta1: Adam's first decay rate; 0 as published suits the adversarial loss, without it 0.9 is quicker.
+        generator_beta1: Adam's first decay rate; 0 as published suits the adversarial loss, without it 0.9 converges
+            faster.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,12 +67,12 @@ class ImageLossConfig(BaseModel):
         return self.perceptual == "vgg19" and self.perceptual_weight > 0
 
 
-# Of the presets that show on a CPU that everything works; no file is needed.
+# Losses of the presets `smoke`, which run on a CPU and need no file.
 SMALL_LOSSES = ImageLossConfig(perceptual="random", perceptual_width=1 / 16)
 
 
 class ImageStageConfig(StageConfig):
-    """Settings that all stages which train on images have.
+    """Settings of every stage that trains on images.
 
     Attributes:
         shape: sizes of the networks, those of the parent if there is one.
@@ -84,7 +88,7 @@ class ImageStageConfig(StageConfig):
 
 
 def generator_adam(parameters: Iterable[nn.Parameter], config: ImageLossConfig) -> Adam:
-    """Adam for the parameters that are trained."""
+    """Adam for the parameters that require a gradient."""
     chosen = [p for p in parameters if p.requires_grad]
     return Adam(chosen, lr=config.generator_lr, betas=config.generator_betas)
 
@@ -107,7 +111,11 @@ class ImageLosses:
 
     def __init__(self, config: ImageLossConfig, discriminator: nn.Module) -> None:
         self._config, self._discriminator = config, discriminator
-        self._perceptual = _perceptual_loss(config) if config.perceptual_weight else None
+        self._perceptual = None
+        if config.perceptual_weight:
+            self._perceptual = PerceptualLoss(
+                load_vgg() if config.has_vgg else random_vgg(width=config.perceptual_width)
+            )
 
     def generator(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of rendered images [B, 3, S, S] that should look like `target`; its parts, detached."""
@@ -116,40 +124,37 @@ class ImageLosses:
         parts = {"perceptual": perceptual, "l1": functional.l1_loss(output, target)}
         loss = config.perceptual_weight * parts["perceptual"] + config.l1_weight * parts["l1"]
         if config.gan_weight:
-            parts["gan"] = self._unconvinced(output)
+            # not through the trainer: the discriminator gets no gradients here, and none are to be exchanged
+            self._discriminator.requires_grad_(False)
+            parts["gan"] = logistic_generator_loss(self._discriminator(output))
+            self._discriminator.requires_grad_(True)
             loss = loss + config.gan_weight * parts["gan"]
         return loss, {name: part.detach() for name, part in parts.items()}
 
     def train_discriminator(self, real: Tensor, fake: Tensor, trainer: Trainer) -> dict[str, Tensor]:
         """One step of the learner's module 'dis' on real and rendered images [B, 3, S, S]; the parts of its loss."""
-        if not self._config.gan_weight:
-            return {}
-        loss, parts = self._discriminator_loss(real, fake, trainer)
-        trainer.update("dis", loss)
-        return parts
-
-    def _unconvinced(self, output: Tensor) -> Tensor:
-        # not through the trainer: the discriminator gets no gradients here, and none are to be exchanged
-        self._discriminator.requires_grad_(False)
-        loss = logistic_generator_loss(self._discriminator(output))
-        self._discriminator.requires_grad_(True)
-        return loss
-
-    def _discriminator_loss(self, real: Tensor, fake: Tensor, trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
         scorer, config = trainer.module("dis"), self._config
+        if not config.gan_weight:
+            return {}
         with trainer.autocast():
             loss = logistic_discriminator_loss(scorer(real), scorer(fake.detach()))
         parts = {"dis": loss.detach()}
-        if not config.r1_weight:
-            return loss, parts
-        # for all steps at once, so that the mean over steps is what it would be if every step had one
-        penalty = self._penalty(real, scorer) if trainer.step % config.r1_every == 0 else loss.new_zeros(())
-        return loss + config.r1_weight * penalty, parts | {"r1": penalty.detach()}
+        if config.r1_weight:
+            penalty = loss.new_zeros(())
+            if trainer.step % config.r1_every == 0:
+                images = real.detach().requires_grad_(True)
+                # for all steps at once, so that the mean over steps is that of a penalty in every step
+                penalty = config.r1_every * gradient_penalty(scorer(images), images)
+            loss, parts = loss + config.r1_weight * penalty, parts | {"r1": penalty.detach()}
+        trainer.update("dis", loss)
+        return parts
 
-    def _penalty(self, real: Tensor, scorer: Callable[[Tensor], Tensor]) -> Tensor:
-        images = real.detach().requires_grad_(True)
-        return self._config.r1_every * gradient_penalty(scorer(images), images)
 
+def side_by_side(*columns: Tensor, max_rows: int = 4) -> Tensor:
+    """One image of several batches of images [B, 3, S, S] in -1..1: a column each, an item of the batch per row.
 
-def _perceptual_loss(config: ImageLossConfig) -> PerceptualLoss:
-    return PerceptualLoss(load_vgg() if config.has_vgg else random_vgg(width=config.perceptual_width))
+    Returns:
+        [3, rows S, columns S] float32 in 0..1, on the CPU.
+    """
+    rows = torch.cat([column[:max_rows].float() for column in columns], dim=3)
+    return (torch.cat(list(rows), dim=1).clamp(-1, 1).cpu() + 1) / 2

@@ -1,4 +1,4 @@
-"""Frames drawn from mouth codes by a generator that stays as it is, and the losses on them (EDTalk section 3.4)."""
+"""Frames drawn from mouth codes by a frozen generator, and the losses on them (EDTalk section 3.4)."""
 
 import torch
 from torch import Tensor
@@ -13,37 +13,31 @@ from models.training.engine.learner import Batch
 
 
 def render_mouths(generator: EDTalk, batch: Batch, mouth: Tensor) -> Tensor:
-    """The five frames of each window, [5 B, 3, S, S], with these mouths and the frames' own poses.
+    """The five frames of each window, [5 B, 3, S, S], with the given mouths and the frames' own poses.
 
     Args:
-        generator: mouth and pose only, or its expression is left out.
-        batch: of models.edtalk.training.talking_frames.TalkingFrames, its codes those of mouth and pose.
-        mouth: [B, K, 20] codes of the windows.
+        generator: driven by mouth and pose; an expression bank is not used.
+        batch: a batch of models.edtalk.training.talking_frames.TalkingFrames with codes of mouth and pose.
+        mouth: [B, K, 20] mouth codes of the windows.
     """
     five = batch["at"][:, None] + torch.arange(NUM_FRAMES, device=mouth.device)
     rows = torch.arange(len(mouth), device=mouth.device)[:, None]
     poses = batch["codes"][..., generator.shape.num_mouth :]
     codes = Codes(mouth[rows, five].flatten(0, 1), poses[rows, five].flatten(0, 1))
     with torch.no_grad():
-        source = generator.encode_identity(batch["source"])
-    return generator.render(_repeated(source, NUM_FRAMES), codes)
-
-
-def _repeated(source: IdentityFeatures, count: int) -> IdentityFeatures:
-    """Each source `count` times."""
-    features, prepared = (
-        tuple(part.repeat_interleave(count, dim=0) for part in parts) for parts in (source.features, source.prepared)
-    )
-    return IdentityFeatures(source.latent.repeat_interleave(count, dim=0), features, prepared)
+        one = generator.encode_identity(batch["reference"])
+        latent, *maps = (x.repeat_interleave(NUM_FRAMES, dim=0) for x in (one.latent, *one.features, *one.prepared))
+    count = len(one.features)
+    return generator.render(IdentityFeatures(latent, tuple(maps[:count]), tuple(maps[count:])), codes)
 
 
 class MouthLosses:
     """Losses of frames drawn by `render_mouths`.
 
     Args:
-        images: those of all image stages.
-        sync: None leaves it out.
-        face_weight, sync_weight: of the faces' mean absolute error and of the sync loss.
+        images: losses common to all image stages.
+        sync: the sync loss; None leaves it out.
+        face_weight, sync_weight: weights of the faces' mean absolute error and of the sync loss.
     """
 
     def __init__(self, images: ImageLosses, sync: SyncLoss | None, face_weight: float, sync_weight: float) -> None:
@@ -64,6 +58,6 @@ class MouthLosses:
 
 
 def faces_of(frames: Tensor, batch: Batch) -> Tensor:
-    """[B, 5, 3, 96, 96] the faces in frames [B, 5, 3, S, S], by the batch's boxes."""
+    """[B, 5, 3, 96, 96] crops of the faces in frames [B, 5, 3, S, S], by the batch's boxes."""
     crops = face_crops(frames.flatten(0, 1), batch["boxes"].flatten(0, 1))
     return crops.unflatten(0, frames.shape[:2])

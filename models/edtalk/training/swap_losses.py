@@ -1,10 +1,10 @@
-"""What the stages that train on exchanged mouths have in common: settings, pairs of faces, errors of the mouths."""
+"""Common parts of the stages that train on exchanged mouths: settings, pairs of faces, errors of the mouths."""
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from models.edtalk.data.mouth_swap import SwapOptions
-from models.edtalk.data.swap_pairs import SwapPairs
+from models.edtalk.data.swap_pairs import PartnerChoice, SwapPairs
 from models.edtalk.training.image_losses import ImageStageConfig
 from storage.snapshot import Snapshot
 
@@ -13,8 +13,8 @@ class SwapStageConfig(ImageStageConfig):
     """Settings beside those of ImageStageConfig.
 
     Attributes:
-        mouth_weight: of the mean absolute error of the mouths alone; 0, as published, leaves it out.
-        num_candidates: frames of which the one with the most similar pose is the partner; 1 takes any frame.
+        mouth_weight: weight of the mean absolute error of the mouths alone; 0, as published, leaves it out.
+        num_candidates: number of frames of which the one with the most similar pose is the partner; 1 takes any frame.
         own_share: share of the pairs that are two frames of one clip, for data with few people; 0 as published.
         swap: how mouths are set into other faces.
     """
@@ -30,8 +30,8 @@ class SwapStageConfig(ImageStageConfig):
         Raises:
             ConfigError: no clip shows a face in two frames.
         """
-        seed = self.train.seed
-        return SwapPairs(snapshot, split, self.shape.size_px, seed, self.num_candidates, self.own_share, self.swap)
+        partners = PartnerChoice(self.num_candidates, self.own_share)
+        return SwapPairs(snapshot, split, self.shape.size_px, self.train.seed, partners, self.swap)
 
 
 def mouth_l1(images: Tensor, target: Tensor, mouth: Tensor) -> Tensor:
@@ -39,6 +39,6 @@ def mouth_l1(images: Tensor, target: Tensor, mouth: Tensor) -> Tensor:
 
     Args:
         images, target: [B, 3, S, S].
-        mouth: [B, 1, S, S] how much of each pixel of the target is mouth, 0..1.
+        mouth: [B, 1, S, S] share of each pixel of the target that is mouth, 0..1.
     """
     return ((images - target).abs() * mouth).sum() / (target.shape[1] * mouth.sum()).clamp_min(1)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.data.clip_dataset import ClipDataset, ClipFilter, ClipOptions
 from models.edtalk.data import code_windows
 from models.edtalk.data.code_windows import MEL, CodeWindows, audio_windows, code_scale
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.shape import Shape
 from models.edtalk.training.talking_frames import TalkingFrames
@@ -149,7 +149,7 @@ def test_only_frames_with_a_face_are_shown(snapshot: Snapshot, monkeypatch: pyte
 
 def test_the_frames_are_those_of_the_codes_beside_them(snapshot: Snapshot) -> None:
     items, windows = talking(snapshot), counted(snapshot)
-    places, sources = set(), set()
+    places, references = set(), set()
     for epoch in range(6):
         items.set_epoch(epoch)
         for index in range(len(items)):
@@ -158,20 +158,22 @@ def test_the_frames_are_those_of_the_codes_beside_them(snapshot: Snapshot) -> No
             assert numbers == list(range(item["first"] + item["at"], item["first"] + item["at"] + 5))
             for image, number in zip(item["frames"], numbers, strict=True):
                 assert torch.equal(image, image_of(snapshot.frame(clip, number), 256))
-            # the sound that begins with the first frame: sample 640 r lies at column 80 r / 25
+            # the audio that begins with the first frame: sample 640 r lies at column 80 r / 25
             mel = torch.from_numpy(snapshot.feature(clip, "mel")["mel"])
             columns = torch.arange(80 * numbers[0] // 25, 80 * numbers[0] // 25 + 16).clamp_max(len(mel) - 1)
             assert torch.equal(item["sync_mel"][0], mel[columns].T)
             same = [
-                n for n in range(clip.num_frames) if torch.equal(item["source"], image_of(snapshot.frame(clip, n), 256))
+                n
+                for n in range(clip.num_frames)
+                if torch.equal(item["reference"], image_of(snapshot.frame(clip, n), 256))
             ]
-            assert same, "the source is a frame of the clip"
+            assert same, "the reference is a frame of the clip"
             places.add((index, numbers[0]))
-            sources.add((index, same[0]))
-    assert min(len(places), len(sources)) > 3 * len(items)
+            references.add((index, same[0]))
+    assert min(len(places), len(references)) > 3 * len(items)
 
 
-def test_boxes_are_shares_of_the_picture_and_missing_faces_are_told(snapshot: Snapshot) -> None:
+def test_boxes_are_shares_of_the_image_and_missing_faces_are_marked(snapshot: Snapshot) -> None:
     items, windows, seen = talking(snapshot), counted(snapshot), set()
     for epoch in range(16):
         items.set_epoch(epoch)
@@ -197,7 +199,8 @@ def test_items_depend_on_seed_epoch_and_index_only(snapshot: Snapshot, make: Cal
         items.set_epoch(epoch)
         batches = DataLoader(items, 1, num_workers=num_workers, collate_fn=lambda batch: batch[0])
         return [
-            (item["first"], item.get("at", 0), int(item.get("source", torch.zeros(1)).sum() * 100)) for item in batches
+            (item["first"], item.get("at", 0), int(item.get("reference", torch.zeros(1)).sum() * 100))
+            for item in batches
         ]
 
     first = drawn(3, 1)
@@ -208,8 +211,8 @@ def test_items_depend_on_seed_epoch_and_index_only(snapshot: Snapshot, make: Cal
 
 
 @contextmanager
-def without_sound(patch: pytest.MonkeyPatch, wanted: Callable[[Take], bool]) -> Iterator[None]:
-    """Inside it, takes have a stand-in for sound where `wanted`."""
+def without_audio(patch: pytest.MonkeyPatch, wanted: Callable[[Take], bool]) -> Iterator[None]:
+    """Inside it, takes have a stand-in for audio where `wanted`."""
     rows = synthetic_store.clip_rows
     patch.setattr(
         synthetic_store, "clip_rows",
@@ -223,11 +226,11 @@ def generator() -> EDTalk:
     return EDTalk(Shape(size_px=16, width=1 / 64, latent_dim=48), has_expression=False)
 
 
-def test_clips_without_sound_and_short_ones_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_without_audio_and_short_ones_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_silent(take: Take) -> bool:
         return take.source.labels["take"] == "002" or take.source.subject == "S001"
 
-    with monkeypatch.context() as patch, without_sound(patch, is_silent):
+    with monkeypatch.context() as patch, without_audio(patch, is_silent):
         snapshot = build_store(tmp_path / "store", 3, 3, (12, 14, 20))
     windows = audio_windows(generator(), snapshot, ("pose", "mouth"), 10, 13, TRAIN)
     assert windows.val is None, "S001 is the only one of 'val'"
@@ -275,7 +278,7 @@ def test_a_val_split_without_faces_is_none(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_nothing_to_learn_from_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, without_sound(patch, lambda take: True):
+    with monkeypatch.context() as patch, without_audio(patch, lambda take: True):
         silent = build_store(tmp_path / "silent", 1, 1, (12,))
     with pytest.raises(ConfigError, match="no clip fits"):
         audio_windows(generator(), silent, ("mouth",), 10, 2, TRAIN)

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from models.edtalk.data import encoded_clips
 from models.edtalk.data.encoded_clips import extract_codes
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.shape import Shape
 from models.training.engine.distributed import Ranks
@@ -75,7 +76,10 @@ def test_they_are_computed_once_and_their_object_is_a_table(
 
     with monkeypatch.context() as patch:
         patch.setattr(encoded_clips, "encode_frames", never)
-        patch.setattr(encoded_clips, "_first_shard", lambda num_shards: num_shards - 1)
+        # the last of many processes begins with the last shard
+        patch.setattr(distributed, "is_initialized", lambda: True)
+        patch.setattr(distributed, "get_rank", lambda: 99)
+        patch.setattr(distributed, "get_world_size", lambda: 100)
         again = extract_codes(generator(1), snapshot, clips)
         with pytest.raises(AssertionError, match="again"):
             extract_codes(generator(2), snapshot, clips)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from models.edtalk.data.face_frames import FaceFrames, head_turn, known_faces
+from models.edtalk.data.face_frames import FaceFrames, image_of, known_faces, nose_place
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import FACELESS, build_rich_store
@@ -30,24 +31,24 @@ def turned(yaw: float, pitch: float) -> np.ndarray:
 
 
 def test_the_turn_is_that_of_the_head_alone() -> None:
-    straight = head_turn(turned(0, 0))
+    straight = nose_place(turned(0, 0))
     steps = np.linspace(-0.5, 0.5, 7)
-    yaws = np.concatenate([head_turn(turned(yaw, 0)) for yaw in steps])
-    pitches = np.concatenate([head_turn(turned(0, pitch)) for pitch in steps])
+    yaws = np.concatenate([nose_place(turned(yaw, 0)) for yaw in steps])
+    pitches = np.concatenate([nose_place(turned(0, pitch)) for pitch in steps])
     assert (np.diff(yaws[:, 1]) > 0.03).all()
     assert (np.diff(pitches[:, 0]) > 0.03).all()
     angle = np.deg2rad(25)
     roll = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    np.testing.assert_allclose(head_turn(turned(0, 0) @ roll.T * 1.4 + (20, -9)), straight, atol=1e-6)
+    np.testing.assert_allclose(nose_place(turned(0, 0) @ roll.T * 1.4 + (20, -9)), straight, atol=1e-6)
     mouth = turned(0, 0)
     mouth[:, 48:] += 10
-    np.testing.assert_array_equal(head_turn(mouth), straight)
+    np.testing.assert_array_equal(nose_place(mouth), straight)
 
 
 def test_a_frame_without_landmarks_has_no_turn() -> None:
     points = np.repeat(turned(0, 0), 3, axis=0)
     points[1, 5] = np.nan
-    assert np.isfinite(head_turn(points)).all(axis=1).tolist() == [True, False, True]
+    assert np.isfinite(nose_place(points)).all(axis=1).tolist() == [True, False, True]
 
 
 def test_only_frames_whose_face_is_known_are_listed(rich: Snapshot) -> None:
@@ -70,7 +71,7 @@ def test_without_face3d_the_landmarks_tell(tmp_path: Path) -> None:
     faces = FaceFrames(plain, plain.clips())
     assert [len(frames) for frames in faces.frames] == [12, 10]
     landmarks = plain.feature(faces.clips[1], "landmarks", ["landmarks"])["landmarks"]
-    np.testing.assert_array_equal(faces.turns[1], head_turn(landmarks)[faces.frames[1]])
+    np.testing.assert_array_equal(faces.turns[1], nose_place(landmarks)[faces.frames[1]])
 
 
 def test_whether_a_face_is_known_is_said_by_the_landmarks(rich: Snapshot) -> None:
@@ -91,3 +92,20 @@ def test_clips_with_too_few_are_left_out(rich: Snapshot) -> None:
     assert long.clips == expected
     assert 0 < len(expected) < len(every.clips)
     assert FaceFrames(rich, []).clips == []
+
+
+def test_bytes_become_minus_one_to_one_and_channels_come_first() -> None:
+    frame = np.zeros((4, 4, 3), np.uint8)
+    frame[1, 2] = (255, 51, 204)
+    image = image_of(frame, 4)
+    assert (image.shape, image.dtype) == ((3, 4, 4), torch.float32)
+    torch.testing.assert_close(image[:, 1, 2], torch.tensor([1.0, -0.6, 0.6]))
+    assert (image[:, 0] == -1).all()
+
+
+def test_other_sizes_are_resized_without_aliasing() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = image_of(stripes, 16)
+    assert small.shape == (3, 16, 16)
+    assert small[:, 2:-2, 2:-2].abs().max() < 0.05, "fine stripes become grey"

@@ -26,7 +26,7 @@ def emotions(snapshot: Snapshot) -> dict[str, tuple[str, str]]:
     return {row["name"]: (row["subject"], row["emotion"]) for row in snapshot.rows()}
 
 
-def test_the_target_is_the_items_clip_and_the_source_a_neutral_one_of_the_person(snapshot: Snapshot) -> None:
+def test_the_target_is_the_items_clip_and_the_reference_a_neutral_one_of_the_person(snapshot: Snapshot) -> None:
     pairs, labels = FramePairs(snapshot, "train", 256, seed=1), emotions(snapshot)
     clips = snapshot.clips("train")
     assert len(pairs) == len(clips)
@@ -37,17 +37,17 @@ def test_the_target_is_the_items_clip_and_the_source_a_neutral_one_of_the_person
     for epoch in range(5):
         pairs.set_epoch(epoch)
         for index, clip in enumerate(clips):
-            (source, source_frame), (target, target_frame) = pairs.choose(index)
+            (reference, reference_frame), (target, target_frame) = pairs.choose(index)
             subject, emotion = labels[clip.name]
             assert target.name == clip.name
             assert 0 <= target_frame < target.num_frames
-            assert 0 <= source_frame < source.num_frames
-            assert labels[source.name][0] == subject
-            assert (source.name, source_frame) != (target.name, target_frame)
+            assert 0 <= reference_frame < reference.num_frames
+            assert labels[reference.name][0] == subject
+            assert (reference.name, reference_frame) != (target.name, target_frame)
             if not emotion:
-                assert source.name == target.name
+                assert reference.name == target.name
             elif subject in neutral_people:
-                assert labels[source.name][1] == "neutral"
+                assert labels[reference.name][1] == "neutral"
             kinds["unlabelled" if not emotion else "neutral" if subject in neutral_people else "any"] += 1
     assert set(kinds) == {"unlabelled", "neutral", "any"}
 
@@ -65,14 +65,14 @@ def test_without_a_neutral_clip_every_clip_of_the_person_serves(snapshot: Snapsh
 def test_all_frames_are_reached_and_never_one_frame_twice(snapshot: Snapshot) -> None:
     pairs, clips = FramePairs(snapshot, "train", 256, seed=1), snapshot.clips("train")
     index = next(i for i, clip in enumerate(clips) if not emotions(snapshot)[clip.name][1])
-    sources, targets = set(), set()
+    references, targets = set(), set()
     for epoch in range(400):
         pairs.set_epoch(epoch)
-        (_, source), (_, target) = pairs.choose(index)
-        assert source != target
-        sources.add(source)
+        (_, reference), (_, target) = pairs.choose(index)
+        assert reference != target
+        references.add(reference)
         targets.add(target)
-    assert sources == targets == set(range(clips[index].num_frames))
+    assert references == targets == set(range(clips[index].num_frames))
 
 
 def test_only_frames_with_a_face_are_chosen(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_only_frames_with_a_face_are_chosen(tmp_path: Path) -> None:
 
 
 def test_views_are_not_mixed() -> None:
-    from models.edtalk.data.frame_pairs import _source_clips
+    from models.edtalk.data.frame_pairs import reference_clips
 
     def row(view: str, emotion: str) -> dict[str, object]:
         return {"subject": "M003", "view": view, "emotion": emotion}
@@ -105,14 +105,14 @@ def test_views_are_not_mixed() -> None:
         row("left_30", "sad"),
         row("down", "sad"),
     ]
-    assert _source_clips(rows) == [[0], [1], [0], [1], [4]]
+    assert reference_clips(rows) == [[0], [1], [0], [1], [4]]
 
 
 def test_images_are_the_stored_frames_in_minus_one_to_one(snapshot: Snapshot) -> None:
     pairs = FramePairs(snapshot, "train", 256, seed=1)
-    (source, source_frame), (target, target_frame) = pairs.choose(3)
+    (reference, reference_frame), (target, target_frame) = pairs.choose(3)
     item = pairs[3]
-    for image, clip, frame in ((item["source"], source, source_frame), (item["target"], target, target_frame)):
+    for image, clip, frame in ((item["reference"], reference, reference_frame), (item["target"], target, target_frame)):
         assert image.dtype == torch.float32
         stored = torch.from_numpy(snapshot.frame(clip, frame))
         assert torch.equal(((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0), stored)
@@ -145,8 +145,8 @@ def test_running_workers_follow_the_epoch(snapshot: Snapshot) -> None:
     epochs = []
     for epoch in range(2):
         pairs.set_epoch(epoch)
-        epochs.append(next(iter(loader))["source"])
-        assert torch.equal(epochs[-1], torch.stack([pairs[index]["source"] for index in range(4)]))
+        epochs.append(next(iter(loader))["reference"])
+        assert torch.equal(epochs[-1], torch.stack([pairs[index]["reference"] for index in range(4)]))
     assert not torch.equal(*epochs)
 
 

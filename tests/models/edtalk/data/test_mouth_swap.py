@@ -12,7 +12,7 @@ LIPS = slice(48, 68)
 
 
 def similarity(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
-    """[2, 3]; turns about the middle of the picture."""
+    """[2, 3]; turns about the middle of the image."""
     matrix = cv2.getRotationMatrix2D((127.5, 127.5), degrees, scale)
     matrix[:, 2] += (x, y)
     return matrix
@@ -73,7 +73,7 @@ def test_lips_meet_lips_and_eyes_lie_as_well_as_they_can() -> None:
 
 
 def test_a_face_that_was_moved_gives_back_its_own_mouth() -> None:
-    """The mouth of a turned copy of the picture is the picture's mouth: the canvas is whole and nothing is displaced."""
+    """The mouth of a turned copy of the image is the image's mouth: the canvas is whole and nothing is displaced."""
     face = Face(textured(), neutral_face())
     known = similarity(1.1, 8, 5, -4)
     copy = Face(cv2.warpAffine(face.image, known, (256, 256)), moved(face.points, known))
@@ -84,7 +84,7 @@ def test_a_face_that_was_moved_gives_back_its_own_mouth() -> None:
     assert error.max() <= 12
 
 
-def test_beyond_the_feather_the_picture_is_untouched_and_within_the_lips_all_is_the_others() -> None:
+def test_beyond_the_feather_the_image_is_untouched_and_within_the_lips_all_is_the_others() -> None:
     """With a mouth wider and further open than the target's: all of both mouths is replaced."""
     wide = neutral_face()
     wide[LIPS, 0] = 127.5 + 1.5 * (wide[LIPS, 0] - 127.5)
@@ -99,7 +99,7 @@ def test_beyond_the_feather_the_picture_is_untouched_and_within_the_lips_all_is_
     there = cv2.warpAffine(other.image, matrix, (256, 256), borderMode=cv2.BORDER_REPLICATE)
     np.testing.assert_array_equal(swapped[within], there[within])
     between = (distance > 6.5) & (distance < 11.5)
-    # in the feather every value lies between both pictures
+    # in the feather every value lies between both images
     low, high = np.minimum(target.image, there)[between], np.maximum(target.image, there)[between]
     assert ((swapped[between] >= low) & (swapped[between] <= high)).all()
     assert within.sum() > 2000
@@ -161,7 +161,7 @@ def test_flat_skin_gives_no_contrast() -> None:
 
 
 def test_a_few_odd_pixels_do_not_count() -> None:
-    """A nostril, the edge of a chin: a tenth of the ring is dark in the one picture only."""
+    """A nostril, the edge of a chin: a tenth of the ring is dark in the one image only."""
     patch, ground = np.full((64, 64, 3), 120, np.float32), np.full((64, 64, 3), 120, np.float32)
     patch[:6] = 20
     np.testing.assert_allclose(match_colours(patch, ground, np.ones((64, 64), bool)), patch, atol=1e-3)
@@ -172,7 +172,7 @@ def test_without_skin_nothing_is_matched() -> None:
     assert match_colours(patch, patch * 9, np.zeros((8, 8), bool)) is patch
 
 
-def test_lengths_scale_with_the_picture() -> None:
+def test_lengths_scale_with_the_image() -> None:
     large = Face(textured(4), neutral_face())
     small = Face(cv2.resize(large.image, (128, 128), interpolation=cv2.INTER_AREA), (neutral_face() + 0.5) / 2 - 0.5)
     black_large, black_small = (Face(np.zeros_like(face.image), face.points) for face in (large, small))

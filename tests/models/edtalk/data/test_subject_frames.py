@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.edtalk.data import subject_frames
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.data.subject_frames import SubjectFrames
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
@@ -54,7 +54,7 @@ def test_the_share_is_that_of_every_video(snapshot: Snapshot) -> None:
             assert own == [0, 0]
 
 
-def test_sources_are_learned_frames_and_never_the_target(snapshot: Snapshot) -> None:
+def test_references_are_training_frames_and_never_the_target(snapshot: Snapshot) -> None:
     train, held_out = part(snapshot, "train"), part(snapshot, "held_out")
     learned = set(places(train))
     for frames in (train, held_out):
@@ -62,29 +62,29 @@ def test_sources_are_learned_frames_and_never_the_target(snapshot: Snapshot) -> 
         for epoch in range(30):
             frames.set_epoch(epoch)
             for index in range(len(frames)):
-                clip, frame = frames.source(index)
+                clip, frame = frames.reference(index)
                 assert (clip.name, frame) in learned
                 assert (clip, frame) != frames.frames[index]
                 seen.add((clip.name, frame))
         assert seen == learned
 
 
-def test_pictures_are_the_chosen_frames(snapshot: Snapshot) -> None:
+def test_images_are_the_chosen_frames(snapshot: Snapshot) -> None:
     frames = part(snapshot, "held_out")
     item = frames[7]
-    for name, place in (("source", frames.source(7)), ("target", frames.frames[7])):
+    for name, place in (("reference", frames.reference(7)), ("target", frames.frames[7])):
         assert torch.equal(item[name], image_of(snapshot.frame(*place), 32))
 
 
 def test_the_choice_depends_on_seed_and_epoch(snapshot: Snapshot) -> None:
-    def sources(seed: int, epoch: int) -> list[tuple[str, int]]:
+    def references(seed: int, epoch: int) -> list[tuple[str, int]]:
         frames = part(snapshot, "train", seed=seed)
         frames.set_epoch(epoch)
-        return [(clip.name, frame) for clip, frame in map(frames.source, range(len(frames)))]
+        return [(clip.name, frame) for clip, frame in map(frames.reference, range(len(frames)))]
 
-    assert sources(0, 1) == sources(0, 1)
-    assert sources(0, 1) != sources(0, 2)
-    assert sources(0, 1) != sources(1, 1)
+    assert references(0, 1) == references(0, 1)
+    assert references(0, 1) != references(0, 2)
+    assert references(0, 1) != references(1, 1)
 
 
 def test_without_a_name_it_is_who_has_the_most_frames_with_a_face(
@@ -109,14 +109,14 @@ def test_without_a_name_it_is_who_has_the_most_frames_with_a_face(
     assert part(snapshot, "train", subject="").subject == most(hidden) != chosen
 
 
-def test_only_frames_with_a_face_are_items_or_sources(snapshot: Snapshot) -> None:
+def test_only_frames_with_a_face_are_items_or_references(snapshot: Snapshot) -> None:
     missing = 0
     for subject in ("S000", "S001", "S002"):
         frames = [part(snapshot, name, subject) for name in ("train", "held_out")]
         shown = {
             place
             for own in frames
-            for place in (*places(own), *((c.name, f) for c, f in map(own.source, range(len(own)))))
+            for place in (*places(own), *((c.name, f) for c, f in map(own.reference, range(len(own)))))
         }
         for clip in [clip for clip in snapshot.clips() if clip.name.startswith(subject)]:
             valid = snapshot.feature(clip, "landmarks")["landmarks_valid"]
@@ -131,7 +131,7 @@ def test_views_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(snapshot, "rows", lambda split=None: rows)
     frames = SubjectFrames(snapshot, "S000", "train", 0.8, 32, 0)
     for index in range(len(frames)):
-        assert frames.source(index)[0] == frames.frames[index][0]
+        assert frames.reference(index)[0] == frames.frames[index][0]
 
 
 def test_mistakes_are_one_clear_error(snapshot: Snapshot, tmp_path: Path) -> None:

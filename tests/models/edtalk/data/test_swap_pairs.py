@@ -1,4 +1,4 @@
-"""Pairs of people for cross-reconstruction: who meets whom, and what the pictures show."""
+"""Pairs of people for cross-reconstruction: who meets whom, and what the images show."""
 
 from pathlib import Path
 
@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from models.edtalk.data.face_frames import FaceFrames
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import FaceFrames, image_of
 from models.edtalk.data.mouth_swap import Face, mouth_mask, swap_mouth
-from models.edtalk.data.swap_pairs import MOUTH_MARGIN_PX, SwapPairs
+from models.edtalk.data.swap_pairs import MOUTH_MARGIN_PX, PartnerChoice, SwapPairs
 from storage.errors import ConfigError
 from storage.snapshot import Snapshot
 from tests.rich_store import FACELESS, build_rich_store
@@ -32,19 +31,19 @@ def test_every_clip_with_a_face_is_met_by_another_one(snapshot: Snapshot) -> Non
     for epoch in range(40):
         pairs.set_epoch(epoch)
         for index in range(len(pairs)):
-            (source, target), (other_source, other_target) = pairs.choose(index)
-            assert source[0] == target[0] == index
-            assert other_source[0] == other_target[0] != index
-            assert source != target
-            assert other_source != other_target
-            for clip, frame in (source, target, other_source, other_target):
+            (reference, target), (other_reference, other_target) = pairs.choose(index)
+            assert reference[0] == target[0] == index
+            assert other_reference[0] == other_target[0] != index
+            assert reference != target
+            assert other_reference != other_target
+            for clip, frame in (reference, target, other_reference, other_target):
                 assert frame in faces.frames[clip]
             partners.add((index, other_target[0]))
     assert len(partners) > 2 * len(pairs), "partners vary"
 
 
 def test_all_frames_of_all_other_clips_are_candidates(snapshot: Snapshot) -> None:
-    pairs = SwapPairs(snapshot, "train", 32, seed=0, num_candidates=1)
+    pairs = SwapPairs(snapshot, "train", 32, seed=0, partners=PartnerChoice(1))
     faces = FaceFrames(snapshot, snapshot.clips("train"))
     seen = set()
     for epoch in range(1500):
@@ -64,7 +63,7 @@ def test_the_partner_looks_the_same_way(snapshot: Snapshot) -> None:
         return faces.turns[clip][list(faces.frames[clip]).index(frame)]
 
     def mean_distance(num_candidates: int) -> float:
-        pairs, total = SwapPairs(snapshot, "train", 32, seed=0, num_candidates=num_candidates), []
+        pairs, total = SwapPairs(snapshot, "train", 32, seed=0, partners=PartnerChoice(num_candidates)), []
         for epoch in range(20):
             pairs.set_epoch(epoch)
             for index in range(len(pairs)):
@@ -73,19 +72,19 @@ def test_the_partner_looks_the_same_way(snapshot: Snapshot) -> None:
         return float(np.mean(total))
 
     assert mean_distance(16) < 0.5 * mean_distance(1)
-    pairs = SwapPairs(snapshot, "train", 32, seed=0, num_candidates=5000)
+    pairs = SwapPairs(snapshot, "train", 32, seed=0, partners=PartnerChoice(5000))
     (_, target), (_, partner) = pairs.choose(2)
     others = np.concatenate([turns for clip, turns in enumerate(faces.turns) if clip != 2])
     nearest = np.linalg.norm(others - turn(target), axis=1).min()
     assert np.linalg.norm(turn(partner) - turn(target)) == pytest.approx(nearest, abs=1e-7)
 
 
-def test_pictures_are_the_chosen_frames_and_their_swaps(snapshot: Snapshot) -> None:
+def test_images_are_the_chosen_frames_and_their_swaps(snapshot: Snapshot) -> None:
     pairs = SwapPairs(snapshot, "train", 256, seed=3)
     item, chosen = pairs[1], pairs.choose(1)
     faces = []
-    for person, (source, target) in enumerate(chosen):
-        for name, (clip, frame) in (("source", source), ("target", target)):
+    for person, (reference, target) in enumerate(chosen):
+        for name, (clip, frame) in (("reference", reference), ("target", target)):
             stored = snapshot.frame(pairs.clip(clip), frame)
             assert torch.equal(item[name][person], image_of(stored, 256))
         clip, frame = pairs.clip(target[0]), target[1]
@@ -96,7 +95,7 @@ def test_pictures_are_the_chosen_frames_and_their_swaps(snapshot: Snapshot) -> N
     for person, face in enumerate(faces):
         assert np.array_equal(item["mouth"][person, 0], mouth_mask(face.points, 256, MOUTH_MARGIN_PX))
     assert {name: tuple(value.shape) for name, value in item.items()} == {
-        name: (2, 1 if name == "mouth" else 3, 256, 256) for name in ("source", "target", "swapped", "mouth")
+        name: (2, 1 if name == "mouth" else 3, 256, 256) for name in ("reference", "target", "swapped", "mouth")
     }
     assert all(value.dtype == torch.float32 for value in item.values())
     small = SwapPairs(snapshot, "train", 64, seed=3)[1]["mouth"]
@@ -118,7 +117,10 @@ def test_items_depend_on_seed_epoch_and_index_only(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("own_share", [0.0, 0.3, 1.0])
 def test_so_many_partners_are_of_the_same_clip_as_asked(snapshot: Snapshot, own_share: float) -> None:
-    pairs, faces = SwapPairs(snapshot, "train", 32, 0, 16, own_share), FaceFrames(snapshot, snapshot.clips("train"))
+    pairs, faces = (
+        SwapPairs(snapshot, "train", 32, 0, PartnerChoice(16, own_share)),
+        FaceFrames(snapshot, snapshot.clips("train")),
+    )
     own, partners = [], set()
     for epoch in range(100):
         pairs.set_epoch(epoch)

@@ -39,20 +39,20 @@ def some(codes: Codes, index: int) -> Codes:
     return Codes(codes.mouth[index : index + 1], codes.pose[index : index + 1], codes.expression[index : index + 1])
 
 
-def test_one_source_encoded_once_is_driven_by_a_batch() -> None:
-    model, source, frames = calm(EDTalk(SMALL)), images(1), images(3)
-    encoded, directions = model.encode_identity(source), model.directions()
+def test_one_reference_encoded_once_is_driven_by_a_batch() -> None:
+    model, reference, frames = calm(EDTalk(SMALL)), images(1), images(3)
+    encoded, directions = model.encode_identity(reference), model.directions()
     codes = model.codes(model.encode(frames))
     together = model.render(encoded, codes, directions)
     assert together.shape == (3, 3, 32, 32)
     for index in range(3):
         alone = model.render(encoded, some(codes, index), directions)
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(together, model(source.expand(3, -1, -1, -1), frames)[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together, model(reference.expand(3, -1, -1, -1), frames)[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together, model.render(encoded, codes), atol=1e-5, rtol=1e-4)
 
 
-def test_the_latent_is_the_sources_plus_the_weighted_directions() -> None:
+def test_the_latent_is_the_references_plus_the_weighted_directions() -> None:
     model = EDTalk(SMALL)
     codes, q = model.codes(model.encode(images(2))), model.directions()
     motion, expression = model.motion(codes, q)
@@ -63,9 +63,9 @@ def test_the_latent_is_the_sources_plus_the_weighted_directions() -> None:
 
 
 def test_driving_is_absolute() -> None:
-    """The published rule: what the first driving frame shows does not matter, so the source's own codes are not added."""
-    model, source = EDTalk(SMALL).eval(), images(1)
-    encoded = model.encode_identity(source)
+    """The published rule: what the first driving frame shows does not matter, so the reference's own codes are not added."""
+    model, reference = EDTalk(SMALL).eval(), images(1)
+    encoded = model.encode_identity(reference)
     zero = Codes(torch.zeros(1, 20), torch.zeros(1, 6), torch.zeros(1, 10))
     plain = model.dec(encoded, encoded.latent, torch.zeros(1, 48))
     torch.testing.assert_close(model.render(encoded, zero), plain)
@@ -73,16 +73,16 @@ def test_driving_is_absolute() -> None:
 
 
 def test_each_part_follows_its_own_codes() -> None:
-    model, source, target = calm(EDTalk(SMALL)), images(2), images(2)
-    image, codes = model(source, target)
-    own = model.codes(model.encode(source))
+    model, reference, target = calm(EDTalk(SMALL)), images(2), images(2)
+    image, codes = model(reference, target)
+    own = model.codes(model.encode(reference))
     for name in ("mouth", "pose", "expression"):
         torch.testing.assert_close(getattr(codes, name), getattr(model.codes(model.encode(target)), name))
-        other = model.render(model.encode_identity(source), replace(codes, **{name: getattr(own, name)}))
+        other = model.render(model.encode_identity(reference), replace(codes, **{name: getattr(own, name)}))
         assert not torch.allclose(other, image, atol=1e-5), f"{name} is that of the target"
 
 
-def test_the_expression_changes_the_picture_in_two_ways() -> None:
+def test_the_expression_changes_the_image_in_two_ways() -> None:
     model = EDTalk(SMALL).eval()
     encoded, latent = model.encode_identity(images(1)), torch.randn(1, 48)
     calm, angry = (model.dec(encoded, latent, condition) for condition in (torch.zeros(1, 48), torch.randn(1, 48)))
@@ -90,16 +90,16 @@ def test_the_expression_changes_the_picture_in_two_ways() -> None:
 
 
 def test_dead_parameters_change_no_pixel() -> None:
-    model, source, frames = EDTalk(SMALL).eval(), images(1), images(2)
-    before = model.render(model.encode_identity(source), model.codes(model.encode(frames)))
+    model, reference, frames = EDTalk(SMALL).eval(), images(1), images(2)
+    before = model.render(model.encode_identity(reference), model.codes(model.encode(frames)))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             nn.init.normal_(parameter, std=10) if parameter.ndim > 1 else nn.init.ones_(parameter)
             assert name.startswith("dec.")
-    assert torch.equal(model.render(model.encode_identity(source), model.codes(model.encode(frames))), before)
+    assert torch.equal(model.render(model.encode_identity(reference), model.codes(model.encode(frames))), before)
 
 
-def test_colours_come_from_warped_source_features_only() -> None:
+def test_colours_come_from_warped_reference_features_only() -> None:
     """With features of zeros nothing is left but the biases, whatever the generator's own features are."""
     model = EDTalk(SMALL, has_expression=False).eval()
     encoded = model.encode_identity(images(1))
@@ -126,13 +126,13 @@ def test_the_rgb_residual_changes_nothing_until_it_is_trained() -> None:
     assert not unexpected
     assert missing
     assert all(name.startswith("dec.rgb_residuals.") for name in missing)
-    source, frames = images(1), images(2)
-    before = plain.render(plain.encode_identity(source), plain.codes(plain.encode(frames)))
-    after = extended.render(extended.encode_identity(source), extended.codes(extended.encode(frames)))
+    reference, frames = images(1), images(2)
+    before = plain.render(plain.encode_identity(reference), plain.codes(plain.encode(frames)))
+    after = extended.render(extended.encode_identity(reference), extended.codes(extended.encode(frames)))
     assert torch.equal(before, after)
     nn.init.ones_(extended.dec.rgb_residuals[0].conv.weight)
     assert not torch.equal(
-        extended.render(extended.encode_identity(source), extended.codes(extended.encode(frames))), after
+        extended.render(extended.encode_identity(reference), extended.codes(extended.encode(frames))), after
     )
 
 
@@ -149,29 +149,29 @@ def test_the_mouth_pose_model_is_the_full_one_without_expression() -> None:
             nn.init.zeros_(part.weight)
         nn.init.constant_(block.norm2.mlp_gamma.bias, -1)
         nn.init.zeros_(block.norm2.mlp_beta.bias)
-    source = images(1)
+    reference = images(1)
     torch.testing.assert_close(
-        full.render(full.encode_identity(source), codes), small.render(small.encode_identity(source), codes),
+        full.render(full.encode_identity(reference), codes), small.render(small.encode_identity(reference), codes),
         atol=1e-5, rtol=1e-4,
     )  # fmt: skip
 
 
-def test_lia_adds_one_banks_directions_to_the_source() -> None:
-    model, source, driving = Lia(SMALL).eval(), images(2), images(2)
-    latent, features = model.enc(source)
+def test_lia_adds_one_banks_directions_to_the_reference() -> None:
+    model, reference, driving = Lia(SMALL).eval(), images(2), images(2)
+    latent, features = model.enc(reference)
     weights = model.enc.fc(model.enc(driving)[0])
     assert weights.shape == (2, 20)
-    out = model(source, driving)
+    out = model(reference, driving)
     motion = weights @ torch.linalg.qr(model.dec.direction.weight + 1e-8)[0].T
     assert out.shape == (2, 3, 32, 32)
     torch.testing.assert_close(out, model.dec(IdentityFeatures(latent, features), latent + motion))
 
 
 def test_mixed_precision_renders_about_the_same_in_float32() -> None:
-    model, source, frames = calm(EDTalk(SMALL)), images(2), images(2)
-    exact = model(source, frames)[0]
+    model, reference, frames = calm(EDTalk(SMALL)), images(2), images(2)
+    exact = model(reference, frames)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        rough = model(source, frames)[0]
+        rough = model(reference, frames)[0]
     assert rough.dtype == torch.float32
     assert functional.l1_loss(rough, exact) < 0.05 * exact.std()
 

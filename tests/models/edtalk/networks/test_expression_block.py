@@ -37,7 +37,7 @@ def test_the_second_convolution_reads_the_blocks_input() -> None:
     torch.testing.assert_close(run(block, features, condition), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_one_prepared_source_serves_many_expressions() -> None:
+def test_one_prepared_reference_serves_many_expressions() -> None:
     block, features, conditions = ExpressionBlock(6, 16), torch.randn(1, 6, 8, 8), torch.randn(3, 16)
     together = run(block, features, conditions)
     alone = torch.cat([run(block, features, condition[None]) for condition in conditions])

@@ -1,4 +1,4 @@
-"""Moods, and what an emotion and a sound say of an expression: each learned by itself, found again exactly."""
+"""Emotion vectors, and the parts of emotion and audio in an expression: each learned by itself, recovered exactly."""
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ def predictor(num_codes: int = 5) -> ExpressionPredictor:
 
 
 def test_a_mood_is_an_emotion_as_strong_as_its_intensity() -> None:
-    mood = emotion_vector(torch.tensor([HAPPY, NEUTRAL, SAD, -1]), torch.tensor([0.5, 1.0, 2.0, 1.0]))
+    emotions = emotion_vector(torch.tensor([HAPPY, NEUTRAL, SAD, -1]), torch.tensor([0.5, 1.0, 2.0, 1.0]))
     expected = torch.zeros(4, 8)
     expected[0, HAPPY], expected[2, SAD] = 0.5, 2.0
-    assert torch.equal(mood, expected)
+    assert torch.equal(emotions, expected)
     over_time = emotion_vector(torch.full((7,), HAPPY), torch.linspace(0, 1, 7))
     torch.testing.assert_close(over_time[:, HAPPY], torch.linspace(0, 1, 7))
 
@@ -106,9 +106,9 @@ def test_sound_adds_what_the_emotion_does_not_say() -> None:
     """Faces that also follow the loudness: with the emotion known the rest is found, without it some of the emotion."""
     rng = np.random.default_rng(0)
     emotion = torch.tensor([NEUTRAL, HAPPY, SAD] * 4)
-    mood = emotion_vector(emotion, torch.ones(12))[:, None].expand(-1, 12, -1)
+    emotions = emotion_vector(emotion, torch.ones(12))[:, None].expand(-1, 12, -1)
     loud = torch.from_numpy(rng.uniform(-1, 1, (12, 12))).float()
-    sound = 4 * loud[..., None, None, None].expand(-1, -1, 1, 80, 16)
+    audio = 4 * loud[..., None, None, None].expand(-1, -1, 1, 80, 16)
     looks = torch.from_numpy(rng.normal(size=(8, 5))).float()
     codes = looks[emotion][:, None] + loud[..., None] * torch.tensor([1.0, -1.0, 0.0, 0.5, 0.0])
     table = emotion_table([own.numpy() for own in codes], emotion, torch.full((12,), 3))
@@ -116,21 +116,21 @@ def test_sound_adds_what_the_emotion_does_not_say() -> None:
     network = ExpressionPredictor(Standardiser(codes.mean((0, 1)), codes.std((0, 1))), SIZE, table)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(120):
-        output = network(mood, sound)
+        output = network(emotions, audio)
         loss = (output.from_audio - codes).square().mean() + (output.both - codes).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        felt, heard, both = ((part - codes).square().mean().item() for part in network(mood, sound))
-    assert both < 0.2 * felt
-    assert both < heard < codes.var((0, 1)).mean().item()
+        from_emotion, from_audio, both = ((part - codes).square().mean().item() for part in network(emotions, audio))
+    assert both < 0.2 * from_emotion
+    assert both < from_audio < codes.var((0, 1)).mean().item()
     assert torch.equal(network.directions, table.directions), "what emotions look like is not trained"
 
 
 def test_the_network_is_told_by_its_tensors() -> None:
     network = predictor()
     again = ExpressionPredictor.of(network.state_dict())
-    mood, sound = torch.rand(1, 4, 8), torch.randn(1, 4, 1, 80, 16)
-    assert all(torch.equal(a, b) for a, b in zip(network(mood, sound), again(mood, sound), strict=True))
+    emotions, audio = torch.rand(1, 4, 8), torch.randn(1, 4, 1, 80, 16)
+    assert all(torch.equal(a, b) for a, b in zip(network(emotions, audio), again(emotions, audio), strict=True))
     assert again.num_clips.tolist() == list(range(8))

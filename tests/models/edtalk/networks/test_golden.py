@@ -93,10 +93,10 @@ def test_multiplications_per_frame_are_those_of_the_published_networks() -> None
     with torch.device("meta"):
         image, latent = torch.empty(1, 3, 256, 256), torch.empty(1, 512)
         directions = torch.empty(512, 36)
-    source = IdentityFeatures(*small.enc(image))
+    reference = IdentityFeatures(*small.enc(image))
     assert giga_macs(lambda: full.encode(image)) == pytest.approx(15.6, abs=0.05)
-    assert giga_macs(lambda: small.dec(source, latent)) == pytest.approx(15.1, abs=0.05)
-    # of the expression blocks' 20.8 per frame half is dead, and the other half is done once per source
+    assert giga_macs(lambda: small.dec(reference, latent)) == pytest.approx(15.1, abs=0.05)
+    # of the expression blocks' 20.8 per frame half is dead, and the other half is done once per reference
     assert giga_macs(lambda: full.encode_identity(image)) == pytest.approx(15.6 + 10.4, abs=0.05)
     prepared, codes = full.encode_identity(image), full.codes(latent)
     assert giga_macs(lambda: full.render(prepared, codes, directions)) == pytest.approx(15.1, abs=0.05)

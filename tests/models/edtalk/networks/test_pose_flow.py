@@ -49,14 +49,14 @@ def test_noise_gives_back_the_motion_it_was_made_of() -> None:
 
 def test_the_determinant_is_that_of_the_jacobian() -> None:
     flow = trained_looking().double()
-    motion, heard = torch.randn(1, 6, NUM_CODES).double(), flow.speech(windows(1, 6).double())
+    motion, speech = torch.randn(1, 6, NUM_CODES).double(), flow.speech(windows(1, 6).double())
 
     def noise(later: Tensor) -> Tensor:
-        return flow.noise_of(torch.cat([motion[:, :1], later.view(1, 5, NUM_CODES)], dim=1), heard)[0].flatten()
+        return flow.noise_of(torch.cat([motion[:, :1], later.view(1, 5, NUM_CODES)], dim=1), speech)[0].flatten()
 
     jacobian = torch.autograd.functional.jacobian(noise, motion[:, 1:].flatten())
     expected = torch.linalg.slogdet(jacobian).logabsdet  # pyright: ignore[reportArgumentType]
-    _, log_det = flow.noise_of(motion, heard)
+    _, log_det = flow.noise_of(motion, speech)
     torch.testing.assert_close(log_det.sum(), expected, atol=1e-8, rtol=0)
     # what comes later does not matter to a frame: the Jacobian is block triangular, each frame a density of its own
     blocks = jacobian.reshape(5, NUM_CODES, 5, NUM_CODES)  # pyright: ignore[reportAttributeAccessIssue]
@@ -76,9 +76,9 @@ def test_the_density_of_one_frame_integrates_to_one() -> None:
     line = torch.linspace(-12, 12, 161)
     grid = torch.cartesian_prod(line, line)
     start = torch.tensor([0.3, -0.2]).expand(len(grid), 2)
-    sound = windows(1, 2).expand(len(grid), -1, -1, -1, -1)
+    audio = windows(1, 2).expand(len(grid), -1, -1, -1, -1)
     with torch.no_grad():
-        density = flow(torch.stack([start, grid], dim=1), sound)[:, 0].exp()
+        density = flow(torch.stack([start, grid], dim=1), audio)[:, 0].exp()
     assert (density.sum() * (line[1] - line[0]) ** 2).item() == pytest.approx(1, abs=0.01)
 
 
@@ -165,29 +165,29 @@ def test_the_temperature_scales_the_motion() -> None:
 
 
 def test_the_sound_decides_where_it_decides() -> None:
-    """Heads that nod with the loudness: samples for a new sound follow it."""
+    """Heads that nod with the loudness: samples for new audio follow it."""
     rng = np.random.default_rng(0)
 
     def clips(num: int, num_frames: int) -> tuple[Tensor, Tensor]:
         loud = np.convolve(rng.normal(size=num * num_frames + 20), np.hanning(15) / 3, mode="same")
         loud = torch.from_numpy(loud[10:-10].reshape(num, num_frames)).float()
-        sound = loud[..., None, None, None].expand(-1, -1, 1, 80, 16)
+        audio = loud[..., None, None, None].expand(-1, -1, 1, 80, 16)
         steady = torch.from_numpy(rng.normal(0, 0.1, (num, num_frames, 1))).float()
-        return torch.cat([loud[..., None] + 0.1 * torch.randn(num, num_frames, 1), steady], dim=2), sound
+        return torch.cat([loud[..., None] + 0.1 * torch.randn(num, num_frames, 1), steady], dim=2), audio
 
     torch.manual_seed(0)
     motion, _ = clips(8, 100)
     flow = PoseFlow(pose_statistics([clip.numpy() for clip in motion]), SMALL)
     optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
     for _ in range(120):
-        motion, sound = clips(8, 60)
-        loss = -flow(motion, sound).mean()
+        motion, audio = clips(8, 60)
+        loss = -flow(motion, audio).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    motion, sound = clips(8, 100)
+    motion, audio = clips(8, 100)
     with torch.no_grad():
-        drawn = flow.eval().sample(flow.speech(sound), pose_noise(8, 100, 2))
+        drawn = flow.eval().sample(flow.speech(audio), pose_noise(8, 100, 2))
     together = torch.corrcoef(torch.stack([drawn[..., 0].flatten(), motion[..., 0].flatten()]))[0, 1]
     assert together > 0.8
     assert torch.corrcoef(torch.stack([drawn[..., 1].flatten(), motion[..., 0].flatten()]))[0, 1].abs() < 0.2
@@ -225,6 +225,6 @@ def test_the_network_is_told_by_its_tensors() -> None:
     size = PoseFlowSize(
         speech=SpeechSize(width=12, num_layers=5), num_history=7, num_flows=3, num_hidden=6, num_layers=4
     )
-    flow, motion, sound = trained_looking(size), torch.randn(1, 9, NUM_CODES), windows(1, 9)
+    flow, motion, audio = trained_looking(size), torch.randn(1, 9, NUM_CODES), windows(1, 9)
     again = PoseFlow.of(flow.state_dict())
-    assert torch.equal(flow(motion, sound), again(motion, sound))
+    assert torch.equal(flow(motion, audio), again(motion, audio))

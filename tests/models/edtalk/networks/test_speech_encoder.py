@@ -1,4 +1,4 @@
-"""The encoder hears as far as it says, and long sound in pieces gives what it gives at once."""
+"""The receptive field is as long as stated, and long audio encoded in pieces equals audio encoded at once."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_a_frame_depends_on_as_many_frames_around_it_as_are_told(num_layers: int
     assert moved.nonzero().flatten().tolist() == list(range(30 - context, 31 + context))
 
 
-def test_what_lies_behind_the_end_is_not_heard() -> None:
+def test_audio_behind_the_end_has_no_influence() -> None:
     network, windows = encoder(), torch.randn(2, 20, 1, 80, 16)
     inside = torch.arange(20) < torch.tensor([20, 11])[:, None]
     with torch.no_grad():

@@ -6,8 +6,8 @@ from models.edtalk.networks.syncnet import SyncNet
 def test_it_embeds_five_lower_half_faces_and_a_mel_window_as_unit_vectors() -> None:
     model = SyncNet().eval()
     with torch.no_grad():
-        sound, picture = model(torch.randn(2, 1, 80, 16), torch.rand(2, 15, 48, 96))
-    for vectors in (sound, picture):
+        audio, image = model(torch.randn(2, 1, 80, 16), torch.rand(2, 15, 48, 96))
+    for vectors in (audio, image):
         assert vectors.shape == (2, 512)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 

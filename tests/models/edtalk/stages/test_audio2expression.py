@@ -1,4 +1,4 @@
-"""Stage 5 at a tiny size: it learns emotions and sound, validates, draws, and survives a resume."""
+"""Stage 5 at a tiny size: it learns emotions and audio, validates, draws, and survives a resume."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -107,10 +107,10 @@ def test_clips_without_emotion_count_for_the_sound_only(snapshot: Snapshot) -> N
     output = torch.stack([torch.full((5, 10), 1.0), torch.full((5, 10), 3.0)])
     found = squares_of(Expressions(output, output, output), batch)
     assert {name: float(squares) for name, (squares, _) in found.items()} == {"heard": 5, "both": 1}
-    moods = emotion_vectors(batch)
-    assert moods.shape == (2, 5, 8)
-    assert moods[0, 4, 3].item() == pytest.approx(1 / 3)
-    assert not moods[1].any()
+    vectors = emotion_vectors(batch)
+    assert vectors.shape == (2, 5, 8)
+    assert vectors[0, 4, 3].item() == pytest.approx(1 / 3)
+    assert not vectors[1].any()
 
 
 def test_resuming_gives_the_same_weights(snapshot: Snapshot) -> None:
@@ -126,7 +126,7 @@ def test_resuming_gives_the_same_weights(snapshot: Snapshot) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in second.exported().items())
 
 
-def test_figures_pictures_and_the_model_file(snapshot: Snapshot) -> None:
+def test_figures_images_and_the_model_file(snapshot: Snapshot) -> None:
     engine = engine_of(config(2), snapshot)
     figures = validate(engine)
     assert set(figures) == {"felt", "heard", "both", "still"}

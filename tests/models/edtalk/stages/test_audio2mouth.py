@@ -1,4 +1,4 @@
-"""Stage 3 at a tiny size: it learns what sound says of the mouth, leaves frozen parts alone, survives a resume."""
+"""Stage 3 at a tiny size: it learns mouth codes from audio, leaves frozen parts alone, survives a resume."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -189,7 +189,7 @@ def test_frozen_parts_stay_bit_equal_and_the_others_learn(snapshot: Snapshot, ne
     assert engine.exported().keys() == {f"audio2lip.{name}" for name in lip.state_dict()}
 
 
-def test_pictures_alone_move_the_codes_towards_the_truth(snapshot: Snapshot) -> None:
+def test_images_alone_move_the_codes_towards_the_truth(snapshot: Snapshot) -> None:
     """The gradient passes the frozen generator: frames that it drew itself are drawn again from better codes."""
     config = tiny(LOSSES.model_copy(update={"gan_weight": 0.0}), code_weight=0, change_weight=0, learning_rate=0.01)
     learner = build(snapshot, config)
@@ -277,7 +277,7 @@ def test_resuming_gives_the_same_weights(snapshot: Snapshot) -> None:
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-def test_figures_and_pictures(snapshot: Snapshot) -> None:
+def test_figures_and_images(snapshot: Snapshot) -> None:
     learner = build(snapshot, tiny())
     engine = Engine(learner, tiny().train)
     figures = validate(engine)

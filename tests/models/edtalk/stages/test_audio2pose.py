@@ -79,7 +79,7 @@ def test_resuming_gives_the_same_weights(snapshot: Snapshot) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in second.exported().items())
 
 
-def test_figures_pictures_and_the_model_file(snapshot: Snapshot) -> None:
+def test_figures_images_and_the_model_file(snapshot: Snapshot) -> None:
     engine = engine_of(config(2), snapshot)
     figures = validate(engine)
     assert set(figures) == {"nats", "spread", "spread_ratio", "speed", "speed_ratio"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.edtalk.data.images import image_of
+from models.edtalk.data.face_frames import image_of
 from models.edtalk.networks.edtalk import EDTalk
 from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import expression
@@ -78,23 +78,23 @@ def test_the_stage_is_found_behind_stage_1() -> None:
 
 @torch.no_grad()
 def test_it_starts_exactly_where_stage_1_ended(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
-    """Bit for bit the pictures of the model without the new parts; and those of the model of stage 1 but for the
+    """Bit for bit the images of the model without the new parts; and those of the model of stage 1 but for the
     rounding of a QR decomposition of 36 columns instead of 26."""
     learner = build(snapshot, parent, tiny())
     batch = some_items(learner, 3)
     ways = drawn_ways(learner.modules, batch)
     assert torch.equal(ways[""], ways["_mouth_pose"])
     assert torch.equal(ways["_without"], ways["_mouth_pose"])
-    before = stage_1(parent)(batch["source"], batch["target"])[0].clamp(-1, 1)
+    before = stage_1(parent)(batch["reference"], batch["target"])[0].clamp(-1, 1)
     torch.testing.assert_close(ways[""], before, atol=1e-3, rtol=1e-3)
     assert (ways[""] - before).abs().mean() < 1e-4
 
 
 @torch.no_grad()
-def test_without_the_start_the_new_parts_would_change_the_pictures(parent: dict[str, torch.Tensor]) -> None:
-    """What the start is for: normalised random features added to the source's are visible at once."""
+def test_without_the_start_the_new_parts_would_change_the_images(parent: dict[str, torch.Tensor]) -> None:
+    """What the start is for: normalised random features added to the reference's are visible at once."""
     torch.manual_seed(0)
-    model, batch = EDTalk(SHAPE), {name: torch.rand(2, 3, 32, 32) * 2 - 1 for name in ("source", "target")}
+    model, batch = EDTalk(SHAPE), {name: torch.rand(2, 3, 32, 32) * 2 - 1 for name in ("reference", "target")}
     raw = drawn_ways({"gen": model}, batch)
     assert (raw[""] - raw["_mouth_pose"]).abs().mean() > 0.01
     start_without_effect(model)
@@ -169,13 +169,13 @@ def speaking_model(rng: np.random.Generator) -> EDTalk:
 
 
 def test_expression_comes_to_count(snapshot: Snapshot) -> None:
-    """After a short training on a clip with emotion the expression code changes the pictures, which without it are
+    """After a short training on a clip with emotion the expression code changes the images, which without it are
     further from the truth, and one of its numbers tells how strong the emotion is."""
     torch.manual_seed(1)
     rng, strength, config = np.random.default_rng(1), np.linspace(0, 1, 10), tiny()
     learner = build(snapshot, under("gen", speaking_model(rng)), config)
     target = clip_of_faces(strength, rng.uniform(0, 18, 10))
-    batch = {"source": clip_of_faces(np.zeros(1), np.zeros(1)).expand(10, -1, -1, -1), "target": target}
+    batch = {"reference": clip_of_faces(np.zeros(1), np.zeros(1)).expand(10, -1, -1, -1), "target": target}
     engine = Engine(learner, config.train)
     for _ in range(80):
         chosen = torch.from_numpy(rng.integers(10, size=4))
@@ -211,16 +211,16 @@ def test_validation_compares_all_ways_with_the_target(snapshot: Snapshot, parent
     torch.nn.init.normal_(learner.modules["gen"].exp_fc[-1].weight)
     with torch.no_grad():
         figures, ways = learner.validate(batch, learner.modules), drawn_ways(learner.modules, batch)
-        picture = learner.sample_image(batch, learner.modules)
+        sample = learner.sample_image(batch, learner.modules)
     vgg = PerceptualLoss(random_vgg(width=1 / 16))
     for suffix, image in ways.items():
         assert float(figures[f"l1{suffix}"]) == pytest.approx(float((image - batch["target"]).abs().mean()))
         assert float(figures[f"perceptual{suffix}"]) == pytest.approx(float(vgg(image, batch["target"])), rel=1e-4)
     assert float(figures["effect"]) == pytest.approx(float((ways[""] - ways["_without"]).abs().mean()))
     assert float(figures["effect"]) > 0
-    assert float(figures["l1_still"]) == pytest.approx(float((batch["source"] - batch["target"]).abs().mean()))
-    assert picture.shape == (3, 64, 160)
-    torch.testing.assert_close(picture[:, :32, 128:], (ways[""][0] + 1) / 2)
+    assert float(figures["l1_still"]) == pytest.approx(float((batch["reference"] - batch["target"]).abs().mean()))
+    assert sample.shape == (3, 64, 160)
+    torch.testing.assert_close(sample[:, :32, 128:], (ways[""][0] + 1) / 2)
 
 
 def test_the_rgb_residual_and_the_discriminator_are_taken_along(tmp_path: Path) -> None:

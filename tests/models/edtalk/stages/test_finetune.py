@@ -163,7 +163,7 @@ def test_the_held_out_loss_is_that_of_the_last_frames(snapshot: Snapshot, parent
         for index in (0, round(last / 2), last):
             item = learner.val_set[index]
             target = item["target"][None]
-            output = learner.modules["trained"](item["source"][None], target)[0]
+            output = learner.modules["trained"](item["reference"][None], target)[0]
             losses.append(float(vgg(output, target) + functional.l1_loss(output, target)))
     assert learner._held_out_loss(Engine(learner, config.train)) == pytest.approx(sum(losses) / 3, rel=1e-4)
 
@@ -192,16 +192,16 @@ def test_it_resumes_exactly_and_remembers_the_best(snapshot: Snapshot, parent: d
     assert is_equal(state_of(second, "gen"), state_of(first, "gen"))
 
 
-def test_validation_and_picture_show_the_best(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
+def test_validation_and_image_show_the_best(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     learner = build(snapshot, parent, tiny())
-    batch = {"source": torch.zeros(2, 3, 32, 32), "target": torch.full((2, 3, 32, 32), 0.5)}
+    batch = {"reference": torch.zeros(2, 3, 32, 32), "target": torch.full((2, 3, 32, 32), 0.5)}
 
     class Shifted(torch.nn.Module):
         def __init__(self, shift: float) -> None:
             super().__init__()
             self.shift = shift
 
-        def forward(self, source: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, None]:
+        def forward(self, reference: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, None]:
             return target + self.shift, None
 
     modules = {"gen": Shifted(0.2), "trained": Shifted(0.4)}

@@ -14,8 +14,7 @@ from models.edtalk.networks.lia import Lia
 from models.edtalk.networks.navigation import Codes
 from models.edtalk.networks.shape import Shape
 from models.edtalk.stages import mouth_pose
-from models.edtalk.stages.mouth_pose import Config, MouthPoseLearner
-from models.edtalk.training.cross_reconstruction import CrossReconstruction
+from models.edtalk.stages.mouth_pose import Config, CrossReconstruction, MouthPoseLearner
 from models.nn.losses import logistic_discriminator_loss, logistic_generator_loss
 from models.nn.perceptual import PerceptualLoss, random_vgg
 from models.training import stages
@@ -54,7 +53,7 @@ def build(snapshot: Snapshot, parent: dict[str, torch.Tensor], config: Config) -
     return mouth_pose.build(config, snapshot, {"reconstruction": parent})
 
 
-def pictures(num_pairs: int = 3) -> list[torch.Tensor]:
+def given_images(num_pairs: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(num_pairs, 2, 3, 32, 32, generator=generator) * 2 - 1 for _ in range(3)]
 
@@ -69,16 +68,16 @@ def test_the_stage_is_found_behind_stage_0() -> None:
 
 
 @torch.no_grad()
-def test_a_face_gets_its_mouth_from_the_other_picture_and_its_pose_from_its_own() -> None:
+def test_a_face_gets_its_mouth_from_the_other_image_and_its_pose_from_its_own() -> None:
     """Against the model called in the ordinary way, one face at a time."""
     torch.manual_seed(0)
     model = CrossReconstruction(SHAPE, has_expression=False)
-    source, target, swapped = pictures()
-    drawn = model(source, target, swapped)
+    reference, target, swapped = given_images()
+    drawn = model(reference, target, swapped)
     for pair in range(3):
         for face in range(2):
             row, other = 2 * pair + face, 1 - face
-            encoded = model.encode_identity(source[pair, face][None])
+            encoded = model.encode_identity(reference[pair, face][None])
             own = model.codes(model.encode(target[pair, face][None]))
             mouth = model.codes(model.encode(swapped[pair, other][None])).mouth
             pose = model.codes(model.encode(swapped[pair, face][None])).pose
@@ -145,16 +144,16 @@ def test_only_what_is_to_be_trained_changes(
     assert {"lip_fc.0.weight", "pose_fc.2.bias", "direction_lipnonlip.weight"} <= found
 
 
-def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
+def test_losses_are_those_of_four_images_and_two_pairs_of_codes(
     snapshot: Snapshot, parent: dict[str, torch.Tensor]
 ) -> None:
     """Written out image by image as published, but with means over the batch, and with that of mouths."""
     config = tiny(feature_weight=3.0, mouth_weight=5.0)
     learner = build(snapshot, parent, config)
-    source, target, swapped = pictures(2)
+    reference, target, swapped = given_images(2)
     mouth = torch.zeros(2, 2, 1, 32, 32)
     mouth[..., 20:28, 10:22], mouth[1, 1, :, 28, 10:22] = 1.0, 0.5
-    drawn = learner.modules["gen"](source, target, swapped)
+    drawn = learner.modules["gen"](reference, target, swapped)
     dis, vgg = learner.modules["dis"], PerceptualLoss(random_vgg(width=1 / 16))
     total = torch.zeros(())
     for images in (drawn.own, drawn.crossed):
@@ -177,7 +176,7 @@ def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
             seen[optimizer] = loss.detach()
 
     learner.train_step(
-        {"source": source, "target": target, "swapped": swapped, "mouth": mouth}, Steps(learner, config.train)
+        {"reference": reference, "target": target, "swapped": swapped, "mouth": mouth}, Steps(learner, config.train)
     )
     torch.testing.assert_close(seen["gen"], total.detach(), rtol=1e-4, atol=2.5e-5)
     torch.testing.assert_close(seen["dis"], expected_dis.detach(), rtol=1e-4, atol=1e-4)
@@ -185,11 +184,11 @@ def test_losses_are_those_of_four_pictures_and_two_pairs_of_codes(
 
 def test_the_weight_of_codes_does_not_depend_on_the_batch(snapshot: Snapshot, parent: dict[str, torch.Tensor]) -> None:
     learner = build(snapshot, parent, tiny())
-    single = [*(picture[:1] for picture in pictures()), torch.ones(1, 2, 1, 32, 32)]
-    names = ("source", "target", "swapped", "mouth")
+    single = [*(image[:1] for image in given_images()), torch.ones(1, 2, 1, 32, 32)]
+    names = ("reference", "target", "swapped", "mouth")
     figures = []
     for count in (1, 4):
-        batch = {name: picture.repeat(count, 1, 1, 1, 1) for name, picture in zip(names, single, strict=True)}
+        batch = {name: image.repeat(count, 1, 1, 1, 1) for name, image in zip(names, single, strict=True)}
         seen: dict[str, torch.Tensor] = {}
 
         class Steps(Engine):
@@ -212,11 +211,11 @@ def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, 
     learner = build(snapshot, parent, tiny())
     assert learner.val_set is not None
     target = torch.zeros(2, 2, 3, 32, 32)
-    batch = {"source": target + 0.5, "target": target, "swapped": target, "mouth": torch.ones(2, 2, 1, 32, 32)}
+    batch = {"reference": target + 0.5, "target": target, "swapped": target, "mouth": torch.ones(2, 2, 1, 32, 32)}
 
     class Grey(nn.Module):
-        def forward(self, source: torch.Tensor, target: torch.Tensor, swapped: torch.Tensor) -> Any:
-            from models.edtalk.training.cross_reconstruction import Crossed
+        def forward(self, reference: torch.Tensor, target: torch.Tensor, swapped: torch.Tensor) -> Any:
+            from models.edtalk.stages.mouth_pose import Crossed
 
             flat, one = target.flatten(0, 1), torch.ones(4, 20)
             other = torch.cat([torch.ones(4, 10), -torch.ones(4, 10)], dim=1)
@@ -237,9 +236,9 @@ def test_validation_tells_both_ways_apart(snapshot: Snapshot, parent: dict[str, 
         },
         abs=1e-3,
     )
-    picture = learner.sample_image(batch, {"gen": Grey()})
-    assert picture.shape == (3, 128, 160)
-    assert picture[0, 0, ::32].tolist() == pytest.approx([0.75, 0.5, 0.5, 0.6, 0.7])
+    image = learner.sample_image(batch, {"gen": Grey()})
+    assert image.shape == (3, 128, 160)
+    assert image[0, 0, ::32].tolist() == pytest.approx([0.75, 0.5, 0.5, 0.6, 0.7])
 
 
 def test_faces_missing_in_val_mean_no_validation(tmp_path: Path, parent: dict[str, torch.Tensor]) -> None:

@@ -91,7 +91,7 @@ def test_both_networks_learn_in_a_step_and_in_mixed_precision(snapshot: Snapshot
             assert unchanged <= len(trained) // 20, (precision, name)
 
 
-def test_only_pictures_as_they_are_count_as_real(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_images_as_they_are_count_as_real(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = build(snapshot, tiny().model_copy(update={"mouth_weight": 1.0}))
     batch, shown = default_collate([learner.train_set[0], learner.train_set[1]]), []
     train = ImageLosses.train_discriminator
@@ -108,7 +108,7 @@ def test_only_pictures_as_they_are_count_as_real(snapshot: Snapshot, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("first_step", "ways"), [(1, [("source", "target")]), (0, [("source", "target"), ("target", "swapped")])]
+    ("first_step", "ways"), [(1, [("reference", "target")]), (0, [("reference", "target"), ("target", "swapped")])]
 )
 def test_with_a_weight_of_mouths_faces_are_also_redrawn_with_the_mouth_of_another(
     snapshot: Snapshot, first_step: int, ways: list[tuple[str, str]]
@@ -135,11 +135,11 @@ def test_with_a_weight_of_mouths_faces_are_also_redrawn_with_the_mouth_of_anothe
             return draw
 
     parts = learner.train_step(batch, Steps(learner, config.train))
-    ((source, target),) = drawn
+    ((reference, target),) = drawn
     faces = [(pair, face) for pair in range(2) for face in range(2)]
-    assert torch.equal(source, torch.stack([batch[name][place] for name, _ in ways for place in faces]))
+    assert torch.equal(reference, torch.stack([batch[name][place] for name, _ in ways for place in faces]))
     assert torch.equal(target, torch.stack([batch[name][place] for _, name in ways for place in faces]))
-    output, mouth = generator(source, target), torch.stack([batch["mouth"][place] for place in faces])
+    output, mouth = generator(reference, target), torch.stack([batch["mouth"][place] for place in faces])
     errors = (output - target).abs().mean(1, keepdim=True)
     expected = {"l1": errors.mean()}
     if len(ways) == 2:
@@ -182,19 +182,19 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(
 
 def test_validation_compares_the_redrawn_image_with_the_target(snapshot: Snapshot) -> None:
     learner = build(snapshot, tiny())
-    batch = {"source": torch.zeros(2, 3, 32, 32), "target": torch.full((2, 3, 32, 32), 0.5)}
+    batch = {"reference": torch.zeros(2, 3, 32, 32), "target": torch.full((2, 3, 32, 32), 0.5)}
 
     class Grey(torch.nn.Module):
-        def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        def forward(self, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             return target + 0.2
 
     figures = learner.validate(batch, {"gen": Grey()})
     assert figures["l1"].item() == pytest.approx(0.2)
     assert figures["l1_still"].item() == pytest.approx(0.5)
     assert figures["psnr_db"].item() == pytest.approx(20, abs=1e-3)
-    picture = learner.sample_image(batch, {"gen": Grey()})
-    assert picture.shape == (3, 64, 96)
-    assert picture[0, 0, ::32].tolist() == pytest.approx([0.5, 0.75, 0.85])
+    image = learner.sample_image(batch, {"gen": Grey()})
+    assert image.shape == (3, 64, 96)
+    assert image[0, 0, ::32].tolist() == pytest.approx([0.5, 0.75, 0.85])
 
 
 def test_a_split_without_clips_means_no_validation(tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ from torch.nn import functional
 
 from models.edtalk.networks.discriminator import Discriminator
 from models.edtalk.networks.shape import Shape
-from models.edtalk.training.image_losses import ImageLossConfig, ImageLosses, discriminator_adam, generator_adam
-from models.edtalk.training.pictures import side_by_side
+from models.edtalk.training.image_losses import (
+    ImageLossConfig,
+    ImageLosses,
+    discriminator_adam,
+    generator_adam,
+    side_by_side,
+)
 from models.nn.losses import logistic_discriminator_loss, logistic_generator_loss
 from models.nn.perceptual import PerceptualLoss, random_vgg
 
@@ -132,6 +137,6 @@ def test_the_weights_that_are_needed_are_told() -> None:
 def test_columns_stand_side_by_side_and_rows_below_each_other() -> None:
     columns = [torch.full((3, 3, 4, 4), value) for value in (-1.0, 0.0, 3.0)]
     columns[0][1] = 1
-    picture = side_by_side(*columns, max_rows=2)
-    assert picture.shape == (3, 8, 12)
-    assert picture[0, ::4, ::4].tolist() == [[0, 0.5, 1], [1, 0.5, 1]]
+    image = side_by_side(*columns, max_rows=2)
+    assert image.shape == (3, 8, 12)
+    assert image[0, ::4, ::4].tolist() == [[0, 0.5, 1], [1, 0.5, 1]]

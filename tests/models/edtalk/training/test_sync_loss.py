@@ -1,4 +1,4 @@
-"""The sync loss is the closed form, looks at the right pixels, and hears the sound that begins with its first frame."""
+"""The sync loss is the closed form, looks at the right pixels, and at the audio that begins with its first frame."""
 
 import math
 from pathlib import Path
@@ -20,24 +20,24 @@ from tasks.features.mel import edtalk_mel
 
 
 class Embeddings(nn.Module):
-    """A SyncNet that gives what it is told to, whatever it sees; the mouth's vector depends on the picture's mean."""
+    """A SyncNet with fixed embeddings; the mouth's vector depends on the image's mean."""
 
-    def __init__(self, sound: Tensor, mouth: Tensor) -> None:
+    def __init__(self, audio: Tensor, mouth: Tensor) -> None:
         super().__init__()
-        self.sound, self.mouth = nn.Parameter(sound), nn.Parameter(mouth)
+        self.audio, self.mouth = nn.Parameter(audio), nn.Parameter(mouth)
 
     def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sound, functional.normalize(self.mouth + 0 * faces.mean(), dim=1)
+        return self.audio, functional.normalize(self.mouth + 0 * faces.mean(), dim=1)
 
 
 def test_the_loss_is_minus_the_log_of_the_cosine() -> None:
     angles = torch.tensor([0.1, 0.7, 1.3])
-    sound = torch.tensor([[1.0, 0.0]]).expand(3, 2)
+    audio = torch.tensor([[1.0, 0.0]]).expand(3, 2)
     mouth = torch.stack([angles.cos(), angles.sin()], dim=1)
-    together, apart = (cosine_bce(sound, mouth, torch.full((3,), value)) for value in (1.0, 0.0))
+    together, apart = (cosine_bce(audio, mouth, torch.full((3,), value)) for value in (1.0, 0.0))
     torch.testing.assert_close(together, -angles.cos().log())
     torch.testing.assert_close(apart, -(1 - angles.cos()).log())
-    loss = SyncLoss(Embeddings(sound, mouth))  # pyright: ignore[reportArgumentType]
+    loss = SyncLoss(Embeddings(audio, mouth))  # pyright: ignore[reportArgumentType]
     counted = torch.tensor([True, False, True])
     faces, mel = torch.zeros(3, 5, 3, 96, 96), torch.zeros(3, 1, 80, 16)
     expected = -(math.log(math.cos(0.1)) + math.log(math.cos(1.3))) / 2
@@ -61,8 +61,8 @@ def test_the_faces_learn_and_the_judge_does_not() -> None:
     loss = SyncLoss(judge.train())
     faces = torch.rand(1, 5, 3, 96, 96, requires_grad=True)
     value = loss(faces, torch.randn(1, 1, 80, 16), torch.ones(1, dtype=torch.bool))
-    sound, mouth = judge(torch.randn(1, 1, 80, 16), syncnet_faces(faces))
-    assert (sound.min(), mouth.min()) >= (0, 0), "ReLU embeddings: the cosine is in 0..1"
+    audio, mouth = judge(torch.randn(1, 1, 80, 16), syncnet_faces(faces))
+    assert (audio.min(), mouth.min()) >= (0, 0), "ReLU embeddings: the cosine is in 0..1"
     value.backward()
     assert faces.grad is not None
     assert faces.grad[..., 48:, :].abs().max() > 0
@@ -85,7 +85,7 @@ def test_syncnet_sees_bgr_from_0_to_1_of_the_lower_half_frame_by_frame() -> None
 
 
 def test_crops_show_what_lies_in_the_box() -> None:
-    # a picture whose pixels say where they are: the centre of column k lies at (k + 0.5) / 64 of the width
+    # a image whose pixels say where they are: the centre of column k lies at (k + 0.5) / 64 of the width
     line = (torch.arange(64) + 0.5) / 64
     image = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64)])[None]
     left, top, right, bottom = 0.25, 0.125, 0.75, 0.5
@@ -101,13 +101,13 @@ def test_the_whole_image_at_96_px_is_itself() -> None:
     torch.testing.assert_close(crop, image, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("heard_by", [10, 14, 21])
-def test_five_frames_hear_the_clap_in_their_own_time(heard_by: int) -> None:
+@pytest.mark.parametrize("event_frame", [10, 14, 21])
+def test_five_frames_hear_the_clap_in_their_own_time(event_frame: int) -> None:
     """A clap in the middle of a frame is in the windows of the spans that hold the frame, and in no other."""
     num_frames = 40
-    sound = np.zeros(640 * num_frames, np.float32)
-    sound[640 * heard_by + 320] = 1
-    windows = mel_windows(edtalk_mel(sound), num_frames)
+    audio = np.zeros(640 * num_frames, np.float32)
+    audio[640 * event_frame + 320] = 1
+    windows = mel_windows(edtalk_mel(audio), num_frames)
 
     def is_heard(frame: int) -> bool:
         # the spectrum of a column reaches 25 ms to either side: what counts is where the clap is loudest
@@ -115,7 +115,7 @@ def test_five_frames_hear_the_clap_in_their_own_time(heard_by: int) -> None:
         return bool(columns.max() > windows.mean(axis=2).max() - 0.1)
 
     spans = [first for first in range(num_frames - 4) if is_heard(first + WINDOW_LEAD_FRAMES)]
-    assert spans == [first for first in range(num_frames - 4) if first <= heard_by <= first + 4]
+    assert spans == [first for first in range(num_frames - 4) if first <= event_frame <= first + 4]
     # paired with the window of their own first frame, as released, they hear what was two frames earlier
     early = [first for first in range(num_frames - 4) if is_heard(first)]
     assert early == [first + 2 for first in spans]
@@ -136,13 +136,13 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_part_of_a_published_file_is_loaded(listed: Path) -> None:
-    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
-    state = {f"module.audio_encoder.{name}": value for name, value in source.state_dict().items()}
+    reference, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = {f"module.audio_encoder.{name}": value for name, value in reference.state_dict().items()}
     torch.save({"state_dict": state | {"module.other": torch.zeros(1)}, "global_step": 5, "optimizer": None}, listed)
     assert is_at_hand(wav2lip.AUDIO_ENCODER)
     load_wav2lip(wav2lip.AUDIO_ENCODER, target, "audio_encoder.")
-    assert torch.equal(source.weight, target.weight)
-    assert torch.equal(source.bias, target.bias)
+    assert torch.equal(reference.weight, target.weight)
+    assert torch.equal(reference.bias, target.bias)
 
 
 def test_weights_that_cannot_be_had_are_one_clear_line(listed: Path) -> None:
