@@ -5,6 +5,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+# Slaney's scale: linear (200/3 Hz per mel) up to 1 kHz = 15 mel, then 27 mel per factor 6.4.
+_LINEAR_HZ_PER_MEL = 200 / 3
+_LOG_START_HZ = 1000.0
+_LOG_START_MEL = _LOG_START_HZ / _LINEAR_HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27
+
 
 def magnitudes(samples: NDArray[np.floating], fft_size: int, hop: int) -> NDArray[np.float64]:
     """Magnitude spectra of Hann-windowed frames, the first starting at sample 0 (pad before for a centred STFT).
@@ -34,7 +40,9 @@ def mel_filters(
 
     Source: Slaney, Auditory Toolbox, 1998.
     """
-    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), num_bands + 2))
+    mels = np.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), num_bands + 2)
+    above_hz = _LOG_START_HZ * np.exp(_LOG_STEP * (mels - _LOG_START_MEL))
+    edges_hz = np.where(mels < _LOG_START_MEL, mels * _LINEAR_HZ_PER_MEL, above_hz)
     bins_hz = np.linspace(0, sample_rate_hz / 2, fft_size // 2 + 1)
     widths_hz = np.diff(edges_hz)
     rises = (bins_hz - edges_hz[:-2, None]) / widths_hz[:-1, None]
@@ -45,19 +53,7 @@ def mel_filters(
     return filters
 
 
-# Slaney's scale: linear (200/3 Hz per mel) up to 1 kHz = 15 mel, then 27 mel per factor 6.4.
-_LINEAR_HZ_PER_MEL = 200 / 3
-_LOG_START_HZ = 1000.0
-_LOG_START_MEL = _LOG_START_HZ / _LINEAR_HZ_PER_MEL
-_LOG_STEP = np.log(6.4) / 27
-
-
 def _hz_to_mel(hz: float) -> float:
     if hz < _LOG_START_HZ:
         return hz / _LINEAR_HZ_PER_MEL
     return _LOG_START_MEL + float(np.log(hz / _LOG_START_HZ)) / _LOG_STEP
-
-
-def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    above = _LOG_START_HZ * np.exp(_LOG_STEP * (mel - _LOG_START_MEL))
-    return np.where(mel < _LOG_START_MEL, mel * _LINEAR_HZ_PER_MEL, above)

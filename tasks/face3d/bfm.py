@@ -35,7 +35,13 @@ def read_bfm(path: Path, sha256: str) -> ShapeModel:
     variables = _variables(path)
     mean = variables["meanshape"].astype(np.float64).reshape(-1, 3)
     points = variables["keypoints"].astype(np.int64).ravel() - 1  # MATLAB counts from 1
-    _check(path, variables, points)
+    size = variables["meanshape"].size
+    shapes = ((1, size), (size, NUM_ID), (size, NUM_EXP), (1, NUM_POINTS))
+    for key, shape in zip(_KEYS, shapes, strict=True):
+        if variables[key].shape != shape:
+            raise ConfigError(f"{path}: {key} is {variables[key].shape}, expected {shape}; use BFM_model_front.mat")
+    if points.min() < 0 or points.max() >= size // 3:
+        raise ConfigError(f"{path}: keypoints run in {points.min() + 1}..{points.max() + 1}, not in 1..{size // 3}")
     basis = {key: variables[key].astype(np.float64).reshape(len(mean), 3, -1)[points] for key in ("idBase", "exBase")}
     centred = mean[points] - mean.mean(axis=0)
     return ShapeModel("bfm2009", f"bfm2009/{found}", "100 mm", centred, basis["idBase"], basis["exBase"], 1.0)
@@ -53,13 +59,3 @@ def _variables(path: Path) -> dict[str, NDArray[Any]]:
     if lacking:
         raise ConfigError(f"{path}: lacks {', '.join(lacking)}; use BFM_model_front.mat of Deep3DFaceRecon")
     return variables
-
-
-def _check(path: Path, variables: dict[str, NDArray[Any]], points: NDArray[np.int64]) -> None:
-    size = variables["meanshape"].size
-    shapes = ((1, size), (size, NUM_ID), (size, NUM_EXP), (1, NUM_POINTS))
-    for key, shape in zip(_KEYS, shapes, strict=True):
-        if variables[key].shape != shape:
-            raise ConfigError(f"{path}: {key} is {variables[key].shape}, expected {shape}; use BFM_model_front.mat")
-    if points.min() < 0 or points.max() >= size // 3:
-        raise ConfigError(f"{path}: keypoints run in {points.min() + 1}..{points.max() + 1}, not in 1..{size // 3}")

@@ -45,23 +45,20 @@ _NOSE_BUMP = {27: 0.0, 28: 0.10, 29: 0.20, 30: 0.24, 31: 0.06, 32: 0.06, 33: 0.0
 @cache
 def gaussian_process_model() -> ShapeModel:
     """The embedded model; unit: distance of the outer eye corners. The same numbers on every machine to about 1e-12."""
-    mean = _mean()
-    modes, axes, sigmas = _mirror_symmetric(mean)
-    id_basis = _vector_modes(modes, axes, ID_SIGMA * sigmas)
-    modes, axes, sigmas = _unconstrained(mean)
-    exp_basis = _vector_modes(modes, axes, EXP_SIGMA * sigmas)
-    identity = f"{NAME}/{_REVISION}"
-    return ShapeModel(NAME, identity, "outer-eye-corner distance", mean, id_basis, exp_basis, EYE_CORNERS_CAMERA_UNITS)
-
-
-def _mean() -> NDArray[np.float64]:
-    """Mean face [68, 3], centred."""
     x, y = np.array(_MEAN_XY).T
     bump = np.zeros(len(x))
     bump[list(_NOSE_BUMP)] = list(_NOSE_BUMP.values())
     z = -1.43 * x**2 + 0.85 * x**2 * y - 0.07 * y**2 + 0.02 * y + bump
     mean = np.stack([x, y, z], axis=1)
-    return mean - mean.mean(axis=0)
+    mean = mean - mean.mean(axis=0)
+    # Expression is unconstrained; equal modes come in the order y, x, z.
+    modes, values = _eigenmodes(_kernel(mean, EXP_LENGTH))
+    exp_axes = np.repeat((1, 0, 2), len(mean))
+    exp_basis = _basis(np.tile(modes, 3), exp_axes, np.tile(values, 3), EXP_SIGMA, NUM_EXP)
+    identity = f"{NAME}/{_REVISION}"
+    return ShapeModel(
+        NAME, identity, "outer-eye-corner distance", mean, _identity_basis(mean), exp_basis, EYE_CORNERS_CAMERA_UNITS
+    )
 
 
 def _kernel(mean: NDArray[np.float64], length: float) -> NDArray[np.float64]:
@@ -70,8 +67,8 @@ def _kernel(mean: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     return np.exp(-distance2 / (2 * length**2))
 
 
-def _mirror_symmetric(mean: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
-    """The first identity modes: scalar fields [68, 80], the axis each moves [80], their sigmas [80].
+def _identity_basis(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mirror-symmetric modes [68, 3, 80].
 
     A deformation is its own mirror image when its x part is odd and its y and z parts are even under the mirror.
     Symmetrising doubles the variance of what remains, so that the variance per point stays that of the kernel.
@@ -83,19 +80,7 @@ def _mirror_symmetric(mean: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDAr
     modes = np.concatenate([odd, even, even], axis=1)
     axes = np.repeat((0, 1, 2), len(mean))
     variances = 2 * np.concatenate([odd_values, even_values, even_values])
-    return _largest(modes, axes, variances, NUM_ID)
-
-
-def _unconstrained(mean: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
-    """The first expression modes: scalar fields [68, 64], axes [64], sigmas [64]; y before x before z."""
-    modes, values = _eigenmodes(_kernel(mean, EXP_LENGTH))
-    return _largest(np.tile(modes, 3), np.repeat((1, 0, 2), len(mean)), np.tile(values, 3), NUM_EXP)
-
-
-def _largest(modes: NDArray, axes: NDArray, variances: NDArray, count: int) -> tuple[NDArray, NDArray, NDArray]:
-    """The `count` modes of largest variance; equal ones (the same field on several axes) keep their given order."""
-    order = np.argsort(-np.round(variances, 9), kind="stable")[:count]
-    return modes[:, order], axes[order], np.sqrt(variances[order])
+    return _basis(modes, axes, variances, ID_SIGMA, NUM_ID)
 
 
 def _eigenmodes(kernel: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
@@ -107,8 +92,12 @@ def _eigenmodes(kernel: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
     return vectors * signs, np.maximum(values, 0)
 
 
-def _vector_modes(modes: NDArray, axes: NDArray, sigmas: NDArray) -> NDArray[np.float64]:
-    """Scalar fields [68, K] put on their axes and scaled: basis [68, 3, K]."""
-    basis = np.zeros((modes.shape[0], 3, modes.shape[1]))
-    basis[:, axes, np.arange(modes.shape[1])] = modes * sigmas
+def _basis(modes: NDArray, axes: NDArray, variances: NDArray, sigma: float, count: int) -> NDArray[np.float64]:
+    """The `count` scalar fields of largest variance, each put on its axis and scaled: basis [68, 3, count].
+
+    Equal variances (the same field on several axes) keep their given order.
+    """
+    order = np.argsort(-np.round(variances, 9), kind="stable")[:count]
+    basis = np.zeros((modes.shape[0], 3, count))
+    basis[:, axes[order], np.arange(count)] = modes[:, order] * (sigma * np.sqrt(variances[order]))
     return basis

@@ -47,7 +47,7 @@ def fit_identity(
         if not len(usable):
             return np.full(NUM_ID, np.nan)
         chosen = usable[np.linspace(0, len(usable) - 1, min(num_frames, len(usable))).round().astype(int)]
-        identity, residual = _solve(observed[chosen], model, settings)
+        identity, residual = _Problem.of(observed[chosen], model, settings).solve()
         bad = chosen[is_bad_frame(residual, settings)]
         if not len(bad):
             break
@@ -65,68 +65,69 @@ class _State(NamedTuple):
         return _State(self.pose.moved(step), self.coefficients + step[:, NUM_POSE:])
 
 
-def _solve(
-    observed: NDArray[np.float64], model: ShapeModel, settings: Settings
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Identity [80] and final residuals [M, 2, 68] of M frames: Levenberg-Marquardt.
+class _Problem(NamedTuple):
+    """What stays the same from step to step: M frames, lengths in camera units."""
 
-    Undamped steps can turn depth inside out, because identity and all poses change it together.
-    """
-    basis = np.concatenate([model.exp_basis, model.id_basis], axis=2) * model.camera_scale
-    mean = model.mean * model.camera_scale
-    state = _start(observed, mean, basis.shape[2], settings)
-    residual = _residuals(state, mean, basis, observed)
-    damping = _FIRST_DAMPING
-    for _ in range(_MAX_STEPS):
-        weights = robust_weights(residual, settings)
-        normal, pull = _normal_equations(state, mean, basis, residual, weights, settings)
-        trial = state.moved(_arrow_step(normal, pull, damping))
-        left = _residuals(trial, mean, basis, observed)
-        gain = 1 - _cost(left, trial, weights, settings) / _cost(residual, state, weights, settings)
-        damping *= 0.1 if gain > 0 else 10
-        state, residual = (trial, left) if gain > 0 else (state, residual)
-        if 0 < gain < _MIN_GAIN:
-            break
-    return state.coefficients[0, NUM_EXP:], residual
+    observed: NDArray[np.float64]  # [M, 2, 68]
+    mean: NDArray[np.float64]  # [68, 3]
+    basis: NDArray[np.float64]  # [68, 3, 64 + 80]: exp, then id
+    settings: Settings
 
+    @classmethod
+    def of(cls, observed: NDArray[np.float64], model: ShapeModel, settings: Settings) -> "_Problem":
+        """The problem of frames [M, 2, 68]."""
+        basis = np.concatenate([model.exp_basis, model.id_basis], axis=2) * model.camera_scale
+        return cls(observed, model.mean * model.camera_scale, basis, settings)
 
-def _start(
-    observed: NDArray[np.float64], mean: NDArray[np.float64], num_coefficients: int, settings: Settings
-) -> _State:
-    """The mean face in the best pose of each frame."""
-    points = np.broadcast_to(mean, (len(observed), *mean.shape))
-    pose = initial_pose(observed, mean)
-    for _ in range(settings.pose_steps):
-        pose = pose_step(points, pose, observed, settings)
-    return _State(pose, np.zeros((len(observed), num_coefficients)))
+    def solve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Identity [80] and final residuals [M, 2, 68]: Levenberg-Marquardt, from the mean face in its best poses.
 
+        Undamped steps can turn depth inside out, because identity and all poses change it together.
+        """
+        observed, mean, basis, settings = self
+        points = np.broadcast_to(mean, (len(observed), *mean.shape))
+        pose = initial_pose(observed, mean)
+        for _ in range(settings.pose_steps):
+            pose = pose_step(points, pose, observed, settings)
+        state = _State(pose, np.zeros((len(observed), basis.shape[2])))
+        residual = self.residuals(state)
+        damping = _FIRST_DAMPING
+        for _ in range(_MAX_STEPS):
+            weights = robust_weights(residual, settings)
+            normal, pull = self.normal_equations(state, residual, weights)
+            trial = state.moved(_arrow_step(normal, pull, damping))
+            left = self.residuals(trial)
+            gain = 1 - self.cost(trial, left, weights) / self.cost(state, residual, weights)
+            damping *= 0.1 if gain > 0 else 10
+            state, residual = (trial, left) if gain > 0 else (state, residual)
+            if 0 < gain < _MIN_GAIN:
+                break
+        return state.coefficients[0, NUM_EXP:], residual
 
-def _residuals(
-    state: _State, mean: NDArray[np.float64], basis: NDArray[np.float64], observed: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return residuals(deformed(mean, basis, state.coefficients), state.pose, observed)
+    def residuals(self, state: _State) -> NDArray[np.float64]:
+        """Landmark minus projection [M, 2, 68]."""
+        return residuals(deformed(self.mean, self.basis, state.coefficients), state.pose, self.observed)
 
+    def cost(self, state: _State, residual: NDArray, weights: NDArray) -> float:
+        """The objective with the robust weights held, which bounds the robust one from above."""
+        exp, identity = state.coefficients[:, :NUM_EXP], state.coefficients[0, NUM_EXP:]
+        prior = self.settings.exp_prior * (exp**2).sum() + self.settings.id_prior * len(exp) * (identity**2).sum()
+        return float((weights * (residual**2).sum(axis=1)).sum() + prior)
 
-def _cost(residual: NDArray, state: _State, weights: NDArray, settings: Settings) -> float:
-    """The objective with the robust weights held, which bounds the robust one from above."""
-    exp, identity = state.coefficients[:, :NUM_EXP], state.coefficients[0, NUM_EXP:]
-    prior = settings.exp_prior * (exp**2).sum() + settings.id_prior * len(exp) * (identity**2).sum()
-    return float((weights * (residual**2).sum(axis=1)).sum() + prior)
-
-
-def _normal_equations(
-    state: _State, mean: NDArray, basis: NDArray, residual: NDArray, weights: NDArray, settings: Settings
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per frame the matrix [M, 150, 150] and right side [M, 150]."""
-    scale, num_frames = np.sqrt(weights), len(residual)
-    rows = jacobian(deformed(mean, basis, state.coefficients), state.pose, basis, scale).reshape(
-        num_frames, -1, NUM_POSE + basis.shape[2]
-    )
-    prior = np.repeat((1e-6, settings.exp_prior, settings.id_prior), (NUM_POSE, NUM_EXP, NUM_ID))
-    normal = rows.swapaxes(1, 2) @ rows + np.diag(prior)
-    pull = (rows.swapaxes(1, 2) @ (residual * scale[:, None]).reshape(num_frames, -1, 1))[..., 0]
-    pull[:, NUM_POSE:] -= prior[NUM_POSE:] * state.coefficients
-    return normal, pull
+    def normal_equations(
+        self, state: _State, residual: NDArray, weights: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Per frame the matrix [M, 150, 150] and right side [M, 150]."""
+        scale, num_frames = np.sqrt(weights), len(residual)
+        points = deformed(self.mean, self.basis, state.coefficients)
+        rows = jacobian(points, state.pose, self.basis, scale)
+        rows = rows.reshape(num_frames, -1, NUM_POSE + self.basis.shape[2])
+        priors = (1e-6, self.settings.exp_prior, self.settings.id_prior)
+        prior = np.repeat(priors, (NUM_POSE, NUM_EXP, NUM_ID))
+        normal = rows.swapaxes(1, 2) @ rows + np.diag(prior)
+        pull = (rows.swapaxes(1, 2) @ (residual * scale[:, None]).reshape(num_frames, -1, 1))[..., 0]
+        pull[:, NUM_POSE:] -= prior[NUM_POSE:] * state.coefficients
+        return normal, pull
 
 
 def _arrow_step(normal: NDArray[np.float64], pull: NDArray[np.float64], damping: float) -> NDArray[np.float64]:

@@ -68,7 +68,11 @@ def jacobian(
     """
     num_frames, num_points = scale.shape
     turned = camera.rotate(points, pose.euler)
-    view = _projection_derivative(turned + pose.trans[:, None], scale)
+    posed = turned + pose.trans[:, None]
+    gain = scale / (camera.DISTANCE - posed[..., 2])
+    view = np.zeros((num_frames, 2, num_points, 3))  # of the image point by the posed point
+    view[:, 0, :, 0] = view[:, 1, :, 1] = camera.FOCAL_PX * gain
+    view[..., 2] = camera.project_centred(posed).swapaxes(1, 2) * gain[:, None]
     result = np.empty((num_frames, 2, num_points, NUM_POSE + basis.shape[2]))
     axes = camera.rotation_axes(pose.euler)
     for angle in range(3):
@@ -78,15 +82,6 @@ def jacobian(
     by_point = (view @ camera.rotation(pose.euler)[:, None]).reshape(2 * num_frames, num_points, 3).swapaxes(0, 1)
     rows = result.reshape(2 * num_frames, num_points, -1).swapaxes(0, 1)
     np.matmul(np.ascontiguousarray(by_point), basis, out=rows[..., NUM_POSE:])
-    return result
-
-
-def _projection_derivative(posed: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Derivative [N, 2, 68, 3] of the image point by the posed point [N, 68, 3], times `scale`."""
-    gain = scale / (camera.DISTANCE - posed[..., 2])
-    result = np.zeros((posed.shape[0], 2, posed.shape[1], 3))
-    result[:, 0, :, 0] = result[:, 1, :, 1] = camera.FOCAL_PX * gain
-    result[..., 2] = camera.project_centred(posed).swapaxes(1, 2) * gain[:, None]
     return result
 
 

@@ -71,17 +71,12 @@ def fit_track(
         frames = np.flatnonzero(is_fitted)
         if not len(frames):
             break
-        states, residual = _solve(_Problem(observed[frames], mean, basis, np.diff(frames), settings))
+        states, residual = _Problem(observed[frames], mean, basis, np.diff(frames), settings).solve()
         bad = is_bad_frame(residual, settings)
         if not bad.any():
             break
         is_fitted[frames[bad]] = False
         states, residual = states[~bad], residual[~bad]
-    return _track(is_fitted, states, residual)
-
-
-def _track(is_fitted: NDArray[np.bool_], states: NDArray[np.float64], residual: NDArray[np.float64]) -> Track:
-    """Spread the fitted frames over all N frames, NaN elsewhere."""
     everywhere = np.full((len(is_fitted), _SIZE + 1), np.nan)
     everywhere[is_fitted, :_SIZE] = states
     everywhere[is_fitted, _SIZE] = np.sqrt((residual**2).sum(axis=1).mean(axis=1))
@@ -98,66 +93,64 @@ class _Problem(NamedTuple):
     gaps: NDArray[np.int64]  # [M - 1] frames from one to the next
     settings: Settings
 
+    def solve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """States [M, 6 + 64] (euler, trans, exp) and residuals [M, 2, 68]."""
+        observed, mean, basis, _, settings = self
+        points = np.broadcast_to(mean, (len(observed), *mean.shape))
+        pose = initial_pose(observed, mean)
+        for _ in range(settings.pose_steps):
+            pose = pose_step(points, pose, observed, settings)
+        exp = np.zeros((len(observed), NUM_EXP))
+        band = np.zeros((len(observed), _SIZE, _SIZE + 1))  # reused: fresh memory costs as much as the sums
+        for _ in range(settings.joint_steps):
+            step = self.joint_step(points, pose, exp, band)
+            pose, exp = pose.moved(step), exp + step[:, NUM_POSE:]
+            points = deformed(mean, basis, exp)
+        return np.concatenate([*pose, exp], axis=1), residuals(points, pose, observed)
 
-def _solve(problem: _Problem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """States [M, 6 + 64] (euler, trans, exp) and residuals [M, 2, 68]."""
-    observed, mean, basis, _, settings = problem
-    points = np.broadcast_to(mean, (len(observed), *mean.shape))
-    pose = initial_pose(observed, mean)
-    for _ in range(settings.pose_steps):
-        pose = pose_step(points, pose, observed, settings)
-    exp = np.zeros((len(observed), NUM_EXP))
-    band = np.zeros((len(observed), _SIZE, _SIZE + 1))  # reused: fresh memory costs as much as the sums
-    for _ in range(settings.joint_steps):
-        step = _joint_step(problem, points, pose, exp, band)
-        pose, exp = pose.moved(step), exp + step[:, NUM_POSE:]
-        points = deformed(mean, basis, exp)
-    return np.concatenate([*pose, exp], axis=1), residuals(points, pose, observed)
+    def joint_step(
+        self,
+        points: NDArray[np.float64],
+        pose: Pose,
+        exp: NDArray[np.float64],
+        band: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Gauss-Newton step [M, 6 + 64] of all frames together; `band` [M, 70, 71] is scratch memory."""
+        observed, _, basis, _, settings = self
+        residual = residuals(points, pose, observed)
+        scale = np.sqrt(robust_weights(residual, settings))
+        weighted = (residual * scale[:, None]).reshape(len(observed), -1, 1)
+        strength, coupling, force = self.priors(np.concatenate([*pose, exp], axis=1))
+        sheared, normal, diagonal = _sheared(min(_CHUNK, len(observed)))
+        for first in range(0, len(observed), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            rows = jacobian(points[part], Pose(pose.euler[part], pose.trans[part]), basis, scale[part])
+            rows = rows.reshape(len(rows), -1, _SIZE)
+            np.matmul(rows.swapaxes(1, 2), rows, out=normal[: len(rows)])
+            diagonal[: len(rows)] += strength[part]
+            band[part, :, :_SIZE] = sheared[: len(rows)]
+            force[part] += (rows.swapaxes(1, 2) @ weighted[part])[..., 0]
+        band[:-1, :, _SIZE], band[-1, :, _SIZE] = -coupling, 0
+        lower = band.reshape(-1, _SIZE + 1).T
+        return solveh_banded(lower, force.ravel(), True, True, True, False).reshape(-1, _SIZE)
 
-
-def _joint_step(
-    problem: _Problem,
-    points: NDArray[np.float64],
-    pose: Pose,
-    exp: NDArray[np.float64],
-    band: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Gauss-Newton step [M, 6 + 64] of all frames together; `band` [M, 70, 71] is scratch memory."""
-    observed, _, basis, gaps, settings = problem
-    residual = residuals(points, pose, observed)
-    scale = np.sqrt(robust_weights(residual, settings))
-    weighted = (residual * scale[:, None]).reshape(len(observed), -1, 1)
-    strength, coupling, force = _priors(np.concatenate([*pose, exp], axis=1), gaps, settings)
-    sheared, normal, diagonal = _sheared(min(_CHUNK, len(observed)))
-    for first in range(0, len(observed), _CHUNK):
-        part = slice(first, first + _CHUNK)
-        rows = jacobian(points[part], Pose(pose.euler[part], pose.trans[part]), basis, scale[part])
-        rows = rows.reshape(len(rows), -1, _SIZE)
-        np.matmul(rows.swapaxes(1, 2), rows, out=normal[: len(rows)])
-        diagonal[: len(rows)] += strength[part]
-        band[part, :, :_SIZE] = sheared[: len(rows)]
-        force[part] += (rows.swapaxes(1, 2) @ weighted[part])[..., 0]
-    band[:-1, :, _SIZE], band[-1, :, _SIZE] = -coupling, 0
-    lower = band.reshape(-1, _SIZE + 1).T
-    return solveh_banded(lower, force.ravel(), True, True, True, False).reshape(-1, _SIZE)
-
-
-def _priors(
-    state: NDArray[np.float64], gaps: NDArray[np.int64], settings: Settings
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Prior and smoothness at `state` [M, 70]: diagonal [M, 70], tie to the next [M - 1, 70], right side [M, 70]."""
-    prior = np.repeat((_POSE_RIDGE, settings.exp_prior), (NUM_POSE, NUM_EXP))
-    steps = np.repeat((settings.euler_step_rad, settings.trans_step, settings.exp_step), (3, 3, NUM_EXP))
-    coupling = 1 / (steps**2 * gaps[:, None])
-    strength = np.tile(prior, (len(state), 1))
-    strength[:-1] += coupling
-    strength[1:] += coupling
-    force = -prior * state
-    force[:, :NUM_POSE] = 0  # the ridge only damps the step
-    tension = coupling * np.diff(state, axis=0)
-    force[:-1] += tension
-    force[1:] -= tension
-    return strength, coupling, force
+    def priors(
+        self, state: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Prior and smoothness at `state` [M, 70]: diagonal [M, 70], tie to the next [M - 1, 70], right side."""
+        settings = self.settings
+        prior = np.repeat((_POSE_RIDGE, settings.exp_prior), (NUM_POSE, NUM_EXP))
+        steps = np.repeat((settings.euler_step_rad, settings.trans_step, settings.exp_step), (3, 3, NUM_EXP))
+        coupling = 1 / (steps**2 * self.gaps[:, None])
+        strength = np.tile(prior, (len(state), 1))
+        strength[:-1] += coupling
+        strength[1:] += coupling
+        force = -prior * state
+        force[:, :NUM_POSE] = 0  # the ridge only damps the step
+        tension = coupling * np.diff(state, axis=0)
+        force[:-1] += tension
+        force[1:] -= tension
+        return strength, coupling, force
 
 
 def _sheared(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

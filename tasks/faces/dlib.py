@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.faces.backend import Detection
 from tasks.faces.predictor68 import Predictor68
+from tasks.geometry import iou
 
 CODE_FILES = ("faces/dlib.py", "faces/predictor68.py")
 LIBRARIES = ("dlib-bin",)
@@ -23,9 +24,8 @@ MAX_ENLARGEMENT = 2.0
 VERIFY_FACE_PX = 90
 VERIFY_MARGIN = 0.3  # of the box, added on each side before verifying
 MIN_SCORE = 0.0  # to accept a new face; real clips give 0.7 to 3 for faces, at most -0.5 where there is none
-VERIFY_SCORE = (
-    -0.4
-)  # to keep a known one: faces turned to near profile sink to -0.25, places without a face stay below -0.55
+# To keep a known one: faces turned to near profile sink to -0.25, places without a face stay below -0.55.
+VERIFY_SCORE = -0.4
 VERIFY_IOU = 0.35
 
 
@@ -57,9 +57,20 @@ class DlibBackend:
 
     def verify(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> bool:
         """Whether HOG, with a lowered threshold, finds a face of about this place and size in the crop around `box`."""
-        crop, corner, scale = _crop_around(gray, box)
-        wanted = (np.asarray(box, np.float64) - np.tile(corner, 2)) * scale
-        return any(_overlap(found, wanted) >= VERIFY_IOU for found, _ in self._search(crop, VERIFY_SCORE))
+        side = max(float(max(box[2] - box[0], box[3] - box[1])), 1.0)
+        reach = round(side * (0.5 + VERIFY_MARGIN))
+        x, y = (round(float(v)) for v in ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+        left, top, right, bottom = x - reach, y - reach, x + reach, y + reach
+        inner = gray[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        if inner.size == 0:
+            return False
+        height, width = gray.shape
+        pads = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+        crop = cv2.copyMakeBorder(np.ascontiguousarray(inner), *pads, cv2.BORDER_REPLICATE)
+        scale = VERIFY_FACE_PX / side
+        wanted = (np.asarray(box, np.float64) - (left, top, left, top)) * scale
+        found = self._search(_resized(crop, scale), VERIFY_SCORE)  # pyright: ignore[reportArgumentType]
+        return any(float(iou(face, wanted)) >= VERIFY_IOU for face, _ in found)
 
     def landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> NDArray[np.float32]:
         """68 landmarks of the face in `box`, float32 [68, 2] px."""
@@ -92,29 +103,3 @@ def _resized(gray: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(gray), size, interpolation=how)  # pyright: ignore[reportReturnType]
-
-
-def _crop_around(
-    gray: NDArray[np.uint8], box: NDArray[np.floating]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
-    """Square crop around `box` (border pixels repeated outside the image), its top-left corner px, and its scale."""
-    side = max(float(max(box[2] - box[0], box[3] - box[1])), 1.0)
-    reach = round(side * (0.5 + VERIFY_MARGIN))
-    x, y = (round(float(v)) for v in ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-    height, width = gray.shape
-    left, top, right, bottom = x - reach, y - reach, x + reach, y + reach
-    inner = gray[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    if inner.size == 0:
-        return np.zeros((1, 1), np.uint8), np.zeros(2), 1.0
-    pads = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
-    crop = cv2.copyMakeBorder(np.ascontiguousarray(inner), *pads, cv2.BORDER_REPLICATE)
-    scale = VERIFY_FACE_PX / side
-    return _resized(crop, scale), np.array([left, top], np.float64), scale  # pyright: ignore[reportArgumentType]
-
-
-def _overlap(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Intersection over union of two xyxy boxes."""
-    both = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    shared = float(np.prod(np.maximum(both, 0)))
-    total = float(np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])) - shared
-    return shared / total if total > 0 else 0.0

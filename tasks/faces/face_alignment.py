@@ -71,8 +71,11 @@ class FaceAlignmentBackend:
     def detect(self, gray: NDArray[np.uint8], min_face_px: int) -> list[Detection]:
         """Every face of at least `min_face_px`, surest first."""
         scale = min(1.0, SEARCH_FACE_PX / max(min_face_px, 1))
-        found = self._search(_resized(gray, scale), MIN_SCORE)
-        boxes = ((_to_hog(row[:4].astype(np.float64) / scale), float(row[4])) for row in found)
+        height, width = gray.shape
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(np.ascontiguousarray(gray), size, interpolation=cv2.INTER_AREA)
+        found = self._search(image, MIN_SCORE)  # pyright: ignore[reportArgumentType]
+        boxes = ((to_hog_box(row[:4].astype(np.float64) / scale), float(row[4])) for row in found)
         return [Detection(box.astype(np.float32), score) for box, score in boxes if box[2] - box[0] >= min_face_px]
 
     def verify(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> bool:
@@ -82,7 +85,7 @@ class FaceAlignmentBackend:
         crop = _square(gray, centre, 2.4 * side, 128)
         scale, corner = 128 / (2.4 * side), centre - 1.2 * side
         wanted = (np.asarray(box, np.float64) - np.tile(corner, 2)) * scale
-        return any(float(iou(_to_hog(row[:4]), wanted)) >= VERIFY_IOU for row in self._search(crop, VERIFY_SCORE))
+        return any(float(iou(to_hog_box(row[:4]), wanted)) >= VERIFY_IOU for row in self._search(crop, VERIFY_SCORE))
 
     def landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> NDArray[np.float32]:
         """68 landmarks of the face in `box`, float32 [68, 2] px."""
@@ -136,9 +139,8 @@ def decode_s3fd(maps: Sequence["torch.Tensor"], min_score: float) -> NDArray[np.
         y, x = np.nonzero(scores > min_score)
         anchors = (np.stack([x, y], axis=1) + 0.5) * stride
         shift = offsets[0].numpy()[:, y, x].T
-        centres = (
-            anchors + shift[:, :2] * 0.1 * 4 * stride
-        )  # 0.1 and 0.2 are the variances that the offsets are scaled by
+        # 0.1 and 0.2 are the variances that the offsets are scaled by.
+        centres = anchors + shift[:, :2] * 0.1 * 4 * stride
         halves = 4 * stride * np.exp(shift[:, 2:] * 0.2) / 2
         found.append(np.column_stack([centres - halves, centres + halves, scores[y, x]]))
     return np.concatenate(found).astype(np.float32)
@@ -165,6 +167,13 @@ def heatmap_peaks(heatmaps: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.stack([x, y], axis=-1) + step.astype(np.float64)
 
 
+def to_hog_box(box: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The square box that dlib would draw for the face in an S3FD box."""
+    side = float(box[3] - box[1]) / HIGH
+    centre = (np.asarray(box[:2], np.float64) + box[2:4]) / 2 - np.array([0.0, DOWN]) * side
+    return np.concatenate([centre - side / 2, centre + side / 2])
+
+
 def _loaded(network: Any, name: str, device: "torch.device") -> Any:
     """The network with its weights, on the device, ready for inference."""
     import pickle
@@ -182,17 +191,10 @@ def _loaded(network: Any, name: str, device: "torch.device") -> Any:
 
 
 def _fan_square(box: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Centre and side px of the square that FAN wants to see for a dlib-like box."""
+    """Centre and side px of FAN's input for a dlib-like box."""
     side = float(max(box[2] - box[0], 1.0))
     centre = (box[:2] + box[2:]) / 2 + np.array([0.0, DOWN - RAISE * HIGH]) * side
     return centre, 200.0 * (WIDE + HIGH) * side / REFERENCE_PX
-
-
-def _to_hog(box: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The square box that dlib would draw for the face in an S3FD box."""
-    side = float(box[3] - box[1]) / HIGH
-    centre = (np.asarray(box[:2], np.float64) + box[2:4]) / 2 - np.array([0.0, DOWN]) * side
-    return np.concatenate([centre - side / 2, centre + side / 2])
 
 
 def _square(gray: NDArray[np.uint8], centre: NDArray[np.float64], side: float, size: int) -> NDArray[np.uint8]:
@@ -202,9 +204,3 @@ def _square(gray: NDArray[np.uint8], centre: NDArray[np.float64], side: float, s
     to_source = np.array([[step, 0, corner[0]], [0, step, corner[1]]])
     image = np.ascontiguousarray(gray)
     return cv2.warpAffine(image, to_source, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)  # pyright: ignore[reportReturnType]
-
-
-def _resized(gray: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    height, width = gray.shape
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(np.ascontiguousarray(gray), size, interpolation=cv2.INTER_AREA)  # pyright: ignore[reportReturnType]

@@ -32,8 +32,20 @@ def head_angles_deg(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
     """
     angles = np.full((len(landmarks), 3), np.nan)
     is_known = np.isfinite(landmarks).all(axis=(1, 2))
-    if is_known.any():
-        angles[is_known] = _angles_deg(_rotations(landmarks[is_known][:, RIGID].astype(np.float64)))
+    if not is_known.any():
+        return angles
+    points = landmarks[is_known][:, RIGID].astype(np.float64)
+    # The rotation generic face -> camera nearest to the affine least-squares fit of the points.
+    model = _GENERIC - _GENERIC.mean(axis=0)
+    affine = (points - points.mean(axis=1, keepdims=True)).transpose(0, 2, 1) @ np.linalg.pinv(model).T
+    left, _, right = np.linalg.svd(affine, full_matrices=False)
+    rows = left @ right
+    turns = np.concatenate([rows, np.cross(rows[:, 0], rows[:, 1])[:, None]], axis=1)
+    # Roll about z after yaw about y after pitch about x.
+    yaw = np.arctan2(turns[:, 2, 0], np.hypot(turns[:, 0, 0], turns[:, 1, 0]))
+    pitch = -np.arctan2(turns[:, 2, 1], turns[:, 2, 2])
+    roll = np.arctan2(turns[:, 1, 0], turns[:, 0, 0])
+    angles[is_known] = np.degrees(np.stack([yaw, pitch, roll], axis=1))
     return angles
 
 
@@ -43,20 +55,3 @@ def eye_distance_px(landmarks: NDArray[np.floating]) -> float:
     distances_px = np.linalg.norm(landmarks[:, first] - landmarks[:, second], axis=1)
     known = distances_px[np.isfinite(distances_px)]
     return float(np.median(known)) if len(known) else np.nan
-
-
-def _rotations(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N, 3, 3] rotation generic face -> camera nearest to the affine least-squares fit of points [N, 13, 2]."""
-    model = _GENERIC - _GENERIC.mean(axis=0)
-    affine = (points - points.mean(axis=1, keepdims=True)).transpose(0, 2, 1) @ np.linalg.pinv(model).T
-    left, _, right = np.linalg.svd(affine, full_matrices=False)
-    rows = left @ right
-    return np.concatenate([rows, np.cross(rows[:, 0], rows[:, 1])[:, None]], axis=1)
-
-
-def _angles_deg(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N, 3] yaw, pitch, roll of rotations = roll about z after yaw about y after pitch about x."""
-    yaw = np.arctan2(rotations[:, 2, 0], np.hypot(rotations[:, 0, 0], rotations[:, 1, 0]))
-    pitch = -np.arctan2(rotations[:, 2, 1], rotations[:, 2, 2])
-    roll = np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0])
-    return np.degrees(np.stack([yaw, pitch, roll], axis=1))

@@ -12,10 +12,8 @@ NOSE = tuple(range(27, 36))
 EYE_LEFT, EYE_RIGHT = tuple(range(36, 42)), tuple(range(42, 48))
 MOUTH, LIPS_OUTER, LIPS_INNER = tuple(range(48, 68)), tuple(range(48, 60)), tuple(range(60, 68))
 CHIN = 8
-EYE_CORNERS_OUTER = (
-    36,
-    45,
-)  # their distance is the inter-ocular distance (IOD) by which landmark errors are normalised
+# Their distance is the inter-ocular distance (IOD) by which landmark errors are normalised.
+EYE_CORNERS_OUTER = (36, 45)
 
 # Point i of a mirrored face is point MIRROR_68[i] of the face.
 MIRROR_68 = (

@@ -24,7 +24,7 @@ LIBRARIES = ("mediapipe",)
 WEIGHTS = "face_landmarker"
 WEIGHT_FILES = (WEIGHTS,)
 MAX_FACES = 8
-CROP_MARGIN = 0.6  # of the box, on each side: the landmarker's own detector wants to see the whole head
+CROP_MARGIN = 0.6  # of the box, on each side: the landmarker's own detector needs the whole head
 CROP_FACE_PX = 160
 VERIFY_IOU = 0.35
 NO_PACKAGE = "the package mediapipe is not installed: pip install -e '.[mediapipe]'"
@@ -74,13 +74,19 @@ class MediapipeLandmarker:
         """Up to `max_faces` faces, as `analyse`."""
         import mediapipe
 
-        # MediaPipe ignores strides without a word: it would see the wrong pixels.
+        # MediaPipe ignores strides without a word: it would read the wrong pixels.
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
         landmarker = self._landmarker(timestamp_ms is not None)
         found = landmarker.detect(image) if timestamp_ms is None else landmarker.detect_for_video(image, timestamp_ms)
-        size = (rgb.shape[1], rgb.shape[0])
+        height, width = rgb.shape[:2]
+        faces = []
         parts = zip(found.face_landmarks, found.face_blendshapes, found.facial_transformation_matrixes, strict=True)
-        return [_face(points, shapes, pose, size) for points, shapes, pose in parts]
+        for points, shapes, pose in parts:
+            landmarks = np.array([(p.x, p.y, p.z) for p in points], np.float64) * (width, height, width)
+            landmarks[:, :2] -= 0.5  # MediaPipe counts from the image's edge, we from the centre of its first pixel
+            blendshapes = np.array([shape.score for shape in shapes], np.float32)
+            faces.append(MediapipeFace(landmarks.astype(np.float32), blendshapes, np.asarray(pose, np.float32)))
+        return faces
 
     def close(self) -> None:
         """Release the networks and their threads. An unclosed landmarker raises when the interpreter ends."""
@@ -142,8 +148,15 @@ class MediapipeBackend:
 
     def landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> NDArray[np.float32]:
         """The face nearest to `box` in a crop around it: float32 [68, 2] px, NaN when there is none."""
-        crop, corner, scale = _crop_around(gray, box)
-        faces = self._landmarker.analyse_all(crop)
+        side = max(float(box[2] - box[0]), 1.0)
+        corner = np.floor((np.asarray(box[:2], np.float64) + box[2:]) / 2 - side * (0.5 + CROP_MARGIN))
+        scale, size = CROP_FACE_PX / side, round(CROP_FACE_PX * (1 + 2 * CROP_MARGIN))
+        # From crop pixel centres to source pixel centres; outside the frame the crop is black.
+        x, y = corner + 0.5 / scale - 0.5
+        to_source = np.array([[1 / scale, 0, x], [0, 1 / scale, y]])
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        crop = cv2.warpAffine(np.ascontiguousarray(gray), to_source, (size, size), flags=how)
+        faces = self._landmarker.analyse_all(_rgb(crop))  # pyright: ignore[reportArgumentType]
         shapes = [(from_mediapipe(face.landmarks)[:, :2] + 0.5) / scale - 0.5 + corner for face in faces]
         if not shapes:
             return np.full((68, 2), np.nan, np.float32)
@@ -170,28 +183,5 @@ def missing() -> str | None:
     return weights.missing(WEIGHTS)
 
 
-def _face(points: Any, shapes: Any, pose: Any, size: tuple[int, int]) -> MediapipeFace:
-    landmarks = np.array([(p.x, p.y, p.z) for p in points], np.float64) * (size[0], size[1], size[0])
-    landmarks[:, :2] -= 0.5  # MediaPipe counts from the image's edge, we from the centre of its first pixel
-    blendshapes = np.array([shape.score for shape in shapes], np.float32)
-    return MediapipeFace(landmarks.astype(np.float32), blendshapes, np.asarray(pose, np.float32))
-
-
 def _rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(gray[:, :, None], 3, axis=2)
-
-
-def _crop_around(
-    gray: NDArray[np.uint8], box: NDArray[np.floating]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
-    """RGB crop around `box`, its corner px, and its scale."""
-    side = max(float(box[2] - box[0]), 1.0)
-    corner = np.floor((np.asarray(box[:2], np.float64) + box[2:]) / 2 - side * (0.5 + CROP_MARGIN))
-    scale = CROP_FACE_PX / side
-    size = round(CROP_FACE_PX * (1 + 2 * CROP_MARGIN))
-    # From crop pixel centres to source pixel centres; outside the frame the crop is black.
-    to_source = np.array([[1 / scale, 0, corner[0] + 0.5 / scale - 0.5], [0, 1 / scale, corner[1] + 0.5 / scale - 0.5]])
-    crop = cv2.warpAffine(
-        np.ascontiguousarray(gray), to_source, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    )
-    return _rgb(crop), corner, scale  # pyright: ignore[reportArgumentType]

@@ -16,9 +16,8 @@ from pydantic import Field
 from storage.tables import Column
 from storage.timelaw import FPS
 from tasks.clip import Clip
-from tasks.face3d import camera
+from tasks.face3d import camera, load_shape_model
 from tasks.face3d.identity import fit_identity
-from tasks.face3d.load import load_shape_model
 from tasks.face3d.settings import Settings
 from tasks.face3d.shape_model import NUM_EXP, NUM_ID, NUM_POINTS, ShapeModel
 from tasks.face3d.track import Track, fit_track

@@ -281,7 +281,7 @@ def test_crop_maps_source_boxes_onto_the_boxes_of_the_crop(emogene: Path, snapsh
 
 
 def test_idexp_is_the_offset_from_the_mean_face(emogene: Path, snapshot: Snapshot) -> None:
-    from tasks.face3d.load import load_shape_model
+    from tasks.face3d import load_shape_model
 
     model, folder = load_shape_model("gp80x64"), emogene / "clips" / "RD_Radio1#1"
     identity, exp = (np.load(folder / "face3d" / f"{name}.npy").astype(float) for name in ("id", "exp"))

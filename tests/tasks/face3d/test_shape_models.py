@@ -5,8 +5,8 @@ import pytest
 from scipy.io import savemat
 
 from storage.errors import ConfigError
+from tasks.face3d import load_shape_model
 from tasks.face3d.gaussian_process import gaussian_process_model
-from tasks.face3d.load import load_shape_model
 from tasks.faces import landmark_maps
 
 

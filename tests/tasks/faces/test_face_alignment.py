@@ -42,7 +42,7 @@ def test_heatmap_peaks_are_the_packages():
 def test_boxes_between_the_two_detectors_fit_a_real_face(grays, backend):
     gray = grays("head_shoulders_450_25fps.mp4", 100)[0]
     landmarks = backend.landmarks(gray, backend.detect(gray, 67)[0].box)
-    assert iou(face_alignment._to_hog(face_box(landmarks)), hog_box(landmarks)) > 0.85
+    assert iou(face_alignment.to_hog_box(face_box(landmarks)), hog_box(landmarks)) > 0.85
 
 
 @pytest.fixture(scope="module")
