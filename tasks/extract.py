@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from storage.cut_tables import CLIP_KEY, CLIPS_FILE, FRAMES_FOLDER, TRACKS_FILE
@@ -77,19 +76,15 @@ def load_clips(store: ObjectStore, cut: StepResult, needs: Mapping[str, str], gr
                 is_corrupt=to_numpy(tracks, "is_corrupt", row),
                 source_px_per_crop_px=info["crop_side_px"] / info["size_px"],
                 read_jpeg=lambda index, clip=clip: frames.jpeg(clip, index),
-                features=_feature_arrays(required, row),
+                features={
+                    column: to_numpy(table, column, row)
+                    for table in required.values()
+                    for column in table.column_names
+                    if column != CLIP_KEY.name
+                },
             )
         )
     return out
-
-
-def _feature_arrays(tables: Mapping[str, Any], row: int) -> dict[str, NDArray]:
-    return {
-        column: to_numpy(table, column, row)
-        for table in tables.values()
-        for column in table.column_names
-        if column != CLIP_KEY.name
-    }
 
 
 def _rows(name: str, params: BaseModel, clips: Sequence[Clip]) -> list[dict[str, Any]]:
@@ -105,7 +100,7 @@ def _rows(name: str, params: BaseModel, clips: Sequence[Clip]) -> list[dict[str,
         except TalksetError:
             raise
         except Exception as error:
-            # The clip's name is what a person needs first; the error itself stays chained.
+            # The message begins with the clip's name; the error itself stays chained.
             raise RuntimeError(
                 f"extractor {name} failed on clip {clip.key}: {type(error).__name__}: {error}"
             ) from error

@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 class Params(BaseModel):
-    """Nothing to set."""
+    """There is nothing to set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

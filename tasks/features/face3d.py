@@ -1,6 +1,6 @@
 """face3d: 3DMM fit of the 68 landmarks: one identity per subject, pose and expression of every frame.
 
-What GeneFace++, EmoGene and RealTalk call the 3DMM coefficients, with their camera (`tasks.face3d.camera`). The default
+The 3DMM coefficients of GeneFace++, EmoGene and RealTalk, with their camera (`tasks.face3d.camera`). The default
 shape model gp80x64 needs no licensed data; its coefficients are not comparable with BFM's (`shape_model` names it).
 Identity is fitted once per subject group by `prepare`, then every clip by banded Gauss-Newton with a smoothness term.
 """
@@ -19,8 +19,8 @@ from tasks.clip import Clip
 from tasks.face3d import camera, load_shape_model
 from tasks.face3d.identity import fit_identity
 from tasks.face3d.settings import Settings
-from tasks.face3d.shape_model import NUM_EXP, NUM_ID, NUM_POINTS, ShapeModel
-from tasks.face3d.track import Track, fit_track
+from tasks.face3d.shape_model import NUM_EXP, NUM_ID, NUM_POINTS
+from tasks.face3d.track import fit_track
 
 VERSION = 1
 REQUIRES: tuple[str, ...] = ("landmarks",)
@@ -45,7 +45,7 @@ Arrays = dict[str, NDArray | np.generic | str]
 
 
 class Params(Settings):
-    """The objective (see Settings) and what it is fitted with.
+    """The objective (see Settings), the shape model and the frames of the identity.
 
     Attributes:
         shape_model: 'gp80x64', or the path of a BFM_model_front.mat.
@@ -63,7 +63,19 @@ def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = N
     model = load_shape_model(params.shape_model, params.shape_model_sha256)
     identity = (shared if shared is not None else prepare([clip], params))["id"]
     track = fit_track(camera.to_centred(clip.landmarks, clip.size_px), model, identity, params)
-    return _columns(model, identity, track, clip.size_px)
+    arrays = {
+        "id": identity,
+        "exp": track.exp,
+        "euler": track.euler,
+        "trans": track.trans,
+        "lm3d": model.points(identity, track.exp),
+        "reprojection_px": track.residual_px * (clip.size_px / camera.IMAGE_PX),
+    }
+    columns: Arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    columns["face3d_valid"] = track.is_fitted
+    columns["camera_scale"] = np.float32(model.camera_scale)
+    columns["shape_model"] = model.identity
+    return columns
 
 
 def prepare(clips: Sequence[Clip], params: Params) -> dict[str, NDArray]:
@@ -85,19 +97,3 @@ def missing(params: Params) -> str | None:
     if params.shape_model.endswith(".mat") and not Path(params.shape_model).is_file():
         return f"{Path(params.shape_model).name} is absent: correct face3d's shape_model, or set it to gp80x64"
     return None
-
-
-def _columns(model: ShapeModel, identity: NDArray, track: Track, size_px: int) -> Arrays:
-    arrays = {
-        "id": identity,
-        "exp": track.exp,
-        "euler": track.euler,
-        "trans": track.trans,
-        "lm3d": model.points(identity, track.exp),
-        "reprojection_px": track.residual_px * (size_px / camera.IMAGE_PX),
-    }
-    columns: Arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    columns["face3d_valid"] = track.is_fitted
-    columns["camera_scale"] = np.float32(model.camera_scale)
-    columns["shape_model"] = model.identity
-    return columns

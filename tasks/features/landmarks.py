@@ -1,4 +1,4 @@
-"""landmarks: 68 points (iBUG order) in every frame, those of the cut's tracking or found anew by another backend."""
+"""landmarks: 68 points (iBUG order) in every frame, those of the cut's tracking or detected anew by another backend."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 class Params(BaseModel):
-    """Whose points: 'track' takes those of the cut, a backend's name finds them anew in the stored frames."""
+    """Where the points come from: 'track' is the cut, a backend's name detects them anew in the stored frames."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +43,7 @@ class Params(BaseModel):
 
 def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> dict[str, NDArray]:
     """`landmarks` [N, 68, 2] px and `landmarks_valid` [N]; a frame is known entirely or not at all."""
-    points = clip.landmarks.copy() if params.backend == "track" else _found_anew(clip, params)
+    points = clip.landmarks.copy() if params.backend == "track" else _detected(clip, params)
     is_valid = np.asarray(np.isfinite(points).all(axis=(1, 2)))
     points[~is_valid] = np.nan
     return {"landmarks": points, "landmarks_valid": is_valid}
@@ -61,12 +61,12 @@ def missing(params: Params) -> str | None:
 
 
 def weights(params: Params) -> tuple[str, ...]:
-    """The files that the chosen backend is made of; the track has the cut's key instead."""
+    """Weight files of the chosen backend; those of the track are in the cut's key."""
     return () if params.backend == "track" else backend_facts(params.backend).weight_files
 
 
 def libraries(params: Params) -> tuple[str, ...]:
-    """The libraries that the chosen backend is made of."""
+    """Libraries of the chosen backend."""
     return () if params.backend == "track" else backend_facts(params.backend).libraries
 
 
@@ -75,7 +75,7 @@ def _backend(name: str) -> FaceBackend:
     return load_backend(name)
 
 
-def _found_anew(clip: Clip, params: Params) -> NDArray[np.float32]:
+def _detected(clip: Clip, params: Params) -> NDArray[np.float32]:
     """[N, 68, 2]: in each frame the face that best covers the tracked one (the largest where none was tracked)."""
     backend = _backend(params.backend)
     tracked = face_box(clip.landmarks)

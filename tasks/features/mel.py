@@ -60,14 +60,10 @@ def edtalk_mel(
     samples: NDArray[np.floating], pad_mode: Literal["reflect", "constant"] = "reflect"
 ) -> NDArray[np.float32]:
     """Log-mel of 16 kHz samples [n], n > 400: [1 + n // 200, 80] float32 in -4..4."""
-    padded = np.pad(_preemphasised(samples), FFT_SIZE // 2, mode=pad_mode)
+    emphasised = samples.astype(np.float64)
+    emphasised[1:] -= PREEMPHASIS * samples[:-1]
+    padded = np.pad(emphasised, FFT_SIZE // 2, mode=pad_mode)
     bands = magnitudes(padded, FFT_SIZE, HOP) @ mel_filters(SAMPLE_RATE_HZ, FFT_SIZE, NUM_BANDS, LOW_HZ, HIGH_HZ).T
     level_db = 20 * np.log10(np.maximum(MIN_AMPLITUDE, bands)) - REFERENCE_DB
     scaled = 2 * MAX_ABS * (level_db - FLOOR_DB) / -FLOOR_DB - MAX_ABS
     return np.clip(scaled, -MAX_ABS, MAX_ABS).astype(np.float32)
-
-
-def _preemphasised(samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    output = samples.astype(np.float64)
-    output[1:] -= PREEMPHASIS * samples[:-1]
-    return output

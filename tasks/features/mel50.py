@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.tables import Column
-from storage.timelaw import SAMPLE_RATE_HZ
+from storage.timelaw import FPS, SAMPLE_RATE_HZ
 from tasks.clip import Clip
 from tasks.dsp.pitch import PitchRange, fundamental_hz
 from tasks.dsp.spectrum import magnitudes, mel_filters
@@ -25,19 +25,24 @@ COLUMNS = (
         "float32",
         ("2N", 80),
         unit="log10 amplitude",
-        rate_hz=50.0,
+        rate_hz=2 * FPS,
         doc="log10 mel, 80 bands 80-7600 Hz; row k is of samples 320 k to 320 k + 511, the last repeats the one before",
     ),
     Column(
-        "f0_hz", "float32", ("2N",), unit="Hz", rate_hz=50.0, doc="fundamental around sample 320 k + 256; 0 = unvoiced"
+        "f0_hz",
+        "float32",
+        ("2N",),
+        unit="Hz",
+        rate_hz=2 * FPS,
+        doc="fundamental around sample 320 k + 256; 0 = unvoiced",
     ),
-    Column("voiced", "bool", ("2N",), rate_hz=50.0, doc="f0_hz > 0"),
+    Column("voiced", "bool", ("2N",), rate_hz=2 * FPS, doc="f0_hz > 0"),
     Column(
         "rms",
         "float32",
         ("2N",),
         unit="1 (full scale)",
-        rate_hz=50.0,
+        rate_hz=2 * FPS,
         doc="root mean square of samples 320 k to 320 k + 319",
     ),
 )

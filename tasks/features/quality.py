@@ -1,4 +1,4 @@
-"""quality: what a clip is rated by. Every score is stored for every clip; thresholds are applied at publish time."""
+"""quality: the scores of a clip. All are stored for every clip; thresholds are applied at publish time."""
 
 from collections.abc import Mapping
 
@@ -75,7 +75,7 @@ COLUMNS = (
 
 
 class Params(BaseModel):
-    """Every how many frames pixels are looked at, and what counts as silence."""
+    """The stride of the frames whose pixels are measured, and the level that counts as silence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,19 +87,24 @@ def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = N
     """All scores of one clip; those that need landmarks or motion are NaN where the clip has none."""
     eyes_px = eye_distance_px(clip.landmarks)
     angles = head_angles_deg(clip.landmarks)
-    speed = 100 * _speeds_px(clip.landmarks) / eyes_px
+    # Median displacement of the 68 points since the frame before; NaN where either frame is unknown, and first.
+    steps_px = np.linalg.norm(np.diff(clip.landmarks, axis=0), axis=2)
+    speed = 100 * np.concatenate([[np.nan], np.median(steps_px, axis=1)]) / eyes_px
+    shakes_px = np.linalg.norm(np.diff(clip.landmarks[:, RIGID], n=2, axis=0), axis=2).mean(axis=1)
+    boxes = face_box(clip.landmarks)
     scores = {
-        "face_size_px": _median(_box_sides_px(clip.landmarks)) * clip.source_px_per_crop_px,
-        **_pixel_scores(clip, params.pixel_stride),
+        "face_size_px": _median((boxes[:, 2:] - boxes[:, :2]).max(axis=1)) * clip.source_px_per_crop_px,
+        **_pixel_scores(clip, boxes, params.pixel_stride),
         **_angle_scores(angles),
         "motion": _median(speed),
-        "jitter": 100 * _median(_second_differences_px(clip.landmarks[:, RIGID])) / eyes_px,
+        "jitter": 100 * _median(shakes_px) / eyes_px,
         "multi_face_share": np.mean(clip.num_faces > 1),
         "valid_share": np.mean(clip.valid),
         "clipping_share": np.mean(np.abs(clip.audio) >= FULL_SCALE),
         "corrupt_share": np.mean(clip.is_corrupt),
     }
-    level_db = _level_db(clip.audio)
+    power = float(np.mean(np.square(clip.audio, dtype=np.float64)))
+    level_db = max(FLOOR_DB, 10 * np.log10(power)) if power > 0 else FLOOR_DB
     return {
         **{name: np.float32(score) for name, score in scores.items()},
         "num_faces_max": np.int16(clip.num_faces.max()),
@@ -109,22 +114,6 @@ def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = N
         "head_angles_deg": angles.astype(np.float32),
         "speed": speed.astype(np.float32),
     }
-
-
-def _speeds_px(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[N] median displacement of the 68 points since the frame before; NaN where either frame is unknown, and first."""
-    steps_px = np.linalg.norm(np.diff(landmarks, axis=0), axis=2)
-    return np.concatenate([[np.nan], np.median(steps_px, axis=1)])
-
-
-def _second_differences_px(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N - 2] mean length of the second difference in time of points [N, K, 2] px."""
-    return np.linalg.norm(np.diff(points, n=2, axis=0), axis=2).mean(axis=1)
-
-
-def _box_sides_px(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-    boxes = face_box(landmarks)
-    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
 
 
 def _angle_scores(angles: NDArray[np.float64]) -> dict[str, float]:
@@ -137,9 +126,8 @@ def _angle_scores(angles: NDArray[np.float64]) -> dict[str, float]:
     return scores
 
 
-def _pixel_scores(clip: Clip, stride: int) -> dict[str, float]:
+def _pixel_scores(clip: Clip, boxes: NDArray[np.float32], stride: int) -> dict[str, float]:
     """Medians of sharpness, brightness and contrast over every `stride`-th of the frames that have a face."""
-    boxes = face_box(clip.landmarks)
     sampled = np.flatnonzero(np.isfinite(boxes).all(axis=1))[::stride]
     rows = [_face_pixels(clip.gray(int(index)), boxes[index]) for index in sampled]
     columns = np.array(rows, dtype=np.float64).reshape(-1, 3).T
@@ -158,11 +146,6 @@ def _face_pixels(gray: NDArray[np.uint8], box: NDArray[np.float32]) -> tuple[flo
     brightness, contrast = (float(value.item()) for value in cv2.meanStdDev(face))
     edges = float(cv2.meanStdDev(cv2.Laplacian(face, cv2.CV_16S))[1].item())
     return (edges / max(contrast, 1.0)) ** 2, brightness, contrast
-
-
-def _level_db(samples: NDArray[np.float32]) -> float:
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return max(FLOOR_DB, 10 * np.log10(power)) if power > 0 else FLOOR_DB
 
 
 def _longest_run(flags: NDArray[np.bool_]) -> int:

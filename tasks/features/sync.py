@@ -1,8 +1,8 @@
-"""sync: by how many frames the sound of a clip lags its picture, from jaw opening against vowel energy.
+"""sync: by how many frames the audio of a clip lags its video, from jaw opening against vowel energy.
 
 For each lag d the jaw opening of frame i is correlated with the audio envelope of frame i + d. The envelope is the
 energy in 1 to 2.5 kHz, where the second formant of open vowels lies: the whole band follows the jaw far less (unvoiced
-and closed sounds are loud too), and the jaw is steadier than the inner-lip gap, which landmarks resolve to a pixel or
+and closed phones are loud too), and the jaw is steadier than the inner-lip gap, which landmarks resolve to a pixel or
 two. Chosen on 30 overlapping five-second windows of two real clips: all came within a frame of their whole clip's peak,
 against 23 to 67 % with the inner-lip gap, depending on band and trend.
 """
@@ -64,16 +64,20 @@ class Params(BaseModel):
 def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = None) -> dict[str, NDArray | np.generic]:
     """`offset_frames`, `confidence`, `correlation`, and `sync_curve` [31].
 
-    Positive offsets mean audio later than video: what is seen in frame i is heard in frame i + offset. Jaws open a
-    frame or two before their vowel sounds, so that well-synchronised speech measures 0 to 2. NaN confidence: no or
+    Positive offsets mean audio later than video: the speech seen in frame i lies in the audio of frame i + offset. Jaws
+    open a frame or two before their vowels, so that well-synchronised speech measures 0 to 2. NaN confidence: no or
     silent audio, a motionless mouth, or a clip shorter than `min_overlap_frames`.
     """
     mouth = _without_trend(jaw_opening(clip.landmarks), params.detrend_frames)
     envelope = _without_trend(vowel_envelope(clip.audio), params.detrend_frames)
     curve = lagged_correlation(mouth, envelope, MAX_LAG_FRAMES, params.min_overlap_frames)
-    offset, confidence, correlation = _peak(curve)
+    best, confidence, correlation = MAX_LAG_FRAMES, np.nan, np.nan
+    if np.isfinite(curve).any():
+        best = int(np.nanargmax(curve))
+        correlation = float(curve[best])
+        confidence = correlation - float(np.nanmedian(np.abs(curve)))
     return {
-        "offset_frames": np.int16(offset),
+        "offset_frames": np.int16(best - MAX_LAG_FRAMES),
         "confidence": np.float32(confidence),
         "correlation": np.float32(correlation),
         "sync_curve": curve.astype(np.float32),
@@ -93,10 +97,10 @@ def jaw_opening(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def vowel_envelope(samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[N] compressed energy of 1 to 2.5 kHz in 80 ms around the instant of each picture, of samples [640 N].
+    """[N] compressed energy of 1 to 2.5 kHz in 80 ms around the instant of each frame, of samples [640 N].
 
-    Picture i is of time i/25 s, the start of its share of the samples: windows around that share's middle would make
-    every sound look half a frame early.
+    Frame i is of time i/25 s, the start of its share of the samples: windows around that share's middle would make
+    all audio look half a frame early.
     """
     padded = np.pad(samples, ENVELOPE_WINDOW // 2).astype(np.float64)
     starts = range(0, len(samples), SAMPLES_PER_FRAME)
@@ -114,14 +118,14 @@ def lagged_correlation(
     NaN for lags with fewer than `min_overlap` pairs and where either side does not vary.
     """
     lags = np.arange(-max_lag, max_lag + 1)
-    heard = np.arange(len(mouth)) + lags[:, None] + max_lag
-    heard_envelope = np.pad(envelope, max_lag, constant_values=np.nan)[heard]
-    is_pair = np.isfinite(mouth) & np.isfinite(heard_envelope)
+    later = np.arange(len(mouth)) + lags[:, None] + max_lag
+    audio = np.pad(envelope, max_lag, constant_values=np.nan)[later]
+    is_pair = np.isfinite(mouth) & np.isfinite(audio)
     num_pairs = is_pair.sum(axis=1)
-    seen, heard = _centred(np.broadcast_to(mouth, is_pair.shape), is_pair), _centred(heard_envelope, is_pair)
-    spread = np.sqrt(np.square(seen).sum(axis=1) * np.square(heard).sum(axis=1))
+    video, audio = _centred(np.broadcast_to(mouth, is_pair.shape), is_pair), _centred(audio, is_pair)
+    spread = np.sqrt(np.square(video).sum(axis=1) * np.square(audio).sum(axis=1))
     is_measurable = (num_pairs >= min_overlap) & (spread > MIN_VARIATION * np.maximum(num_pairs, 1))
-    return np.divide((seen * heard).sum(axis=1), spread, out=np.full(len(lags), np.nan), where=is_measurable)
+    return np.divide((video * audio).sum(axis=1), spread, out=np.full(len(lags), np.nan), where=is_measurable)
 
 
 def _centred(values: NDArray[np.float64], is_used: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -134,19 +138,8 @@ def _centred(values: NDArray[np.float64], is_used: NDArray[np.bool_]) -> NDArray
 def _without_trend(curve: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """`curve` [N] less its moving average over the known ones of `width` frames; NaN stays NaN."""
     is_known = np.isfinite(curve)
-    sums = _moving_sum(np.where(is_known, curve, 0.0), width)
-    return curve - sums / np.maximum(_moving_sum(is_known.astype(np.float64), width), 1)
-
-
-def _moving_sum(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     behind = width // 2
-    padded = np.pad(values, (behind, width - 1 - behind))
-    return np.lib.stride_tricks.sliding_window_view(padded, width).sum(axis=1)
-
-
-def _peak(curve: NDArray[np.float64]) -> tuple[int, float, float]:
-    """Lag, confidence and height of the highest point of the curve; (0, NaN, NaN) for a curve without one."""
-    if not np.isfinite(curve).any():
-        return 0, np.nan, np.nan
-    best = int(np.nanargmax(curve))
-    return best - len(curve) // 2, float(curve[best] - np.nanmedian(np.abs(curve))), float(curve[best])
+    # [2, N]: the known values and how many there are, summed over each window.
+    both = np.pad(np.stack([np.where(is_known, curve, 0.0), is_known]), ((0, 0), (behind, width - 1 - behind)))
+    sums, counts = np.lib.stride_tricks.sliding_window_view(both, width, axis=1).sum(axis=2)
+    return curve - sums / np.maximum(counts, 1)

@@ -16,7 +16,7 @@ MAX_RAM_BYTES = 768 << 20
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """One upright I420 picture: y [H, W], u and v [ceil(H/2), ceil(W/2)] uint8."""
+    """One upright I420 frame: y [H, W], u and v [ceil(H/2), ceil(W/2)] uint8."""
 
     y: NDArray[np.uint8]
     u: NDArray[np.uint8]
@@ -26,8 +26,8 @@ class Planes:
 class FrameBuffer:
     """Numbered frames of one size: appended at the end, released from the start.
 
-    Decoder pictures must not be held (the decoder would allocate afresh for every file), so each is copied once into
-    a block of 25. Blocks are reused; beyond `max_ram_bytes` the oldest are written to an unlinked file and read back.
+    The decoder's frames must not be held (it would allocate afresh for every file), so each is copied once into a block
+    of 25. Blocks are reused; beyond `max_ram_bytes` the oldest are written to an unlinked file and read back.
 
     Args:
         height_px, width_px: size of the luma plane.
@@ -54,10 +54,10 @@ class FrameBuffer:
         return self._end
 
     def append(self, y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8]) -> Planes:
-        """Copies one picture in and returns the copy, valid until its block is released or spilled.
+        """Copies one frame in and returns the copy, valid until its block is released or spilled.
 
         Raises:
-            OutOfSpace: the file that older pictures wait in cannot grow.
+            OutOfSpace: the file that holds older frames cannot grow.
         """
         block, row = divmod(self._end, BLOCK_FRAMES)
         if block in self._spilled:
@@ -113,7 +113,7 @@ class FrameBuffer:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - closed by close()
             if not self._places:
-                # The file grows with the pictures that wait at the same time, not with the length of the video.
+                # The file grows with the frames that wait at the same time, not with the length of the video.
                 self._places.append(self._num_places)
                 self._num_places += 1
             place = self._places.pop()
@@ -125,7 +125,7 @@ class FrameBuffer:
 
     def _restore(self, block: int) -> None:
         assert self._file is not None
-        # A clip is read in order once it is whole: blocks before this one are done with, else the last is needed last.
+        # A clip is read in order once it is whole: no block before this one is needed again; else the last comes last.
         before = [other for other in self._blocks if other < block]
         target = self._fresh(before[0] if before else max(self._blocks, default=0))
         place = self._spilled.pop(block)
