@@ -176,7 +176,9 @@ class _Job:
         try:
             state = self._cut()
         except Rejected as rejection:
-            detail = self._without_paths(rejection.detail)
+            detail = rejection.detail  # where a file lies is no part of what was found in it
+            for path in filter(None, (self.audio_path, self.path)):
+                detail = detail.replace(f"{path}: ", "").replace(str(path), "the file")
             if rejection.reason is Reason.TIMEOUT:
                 raise TimeoutError(detail) from rejection
             for row in self.rows.tracks:
@@ -187,7 +189,15 @@ class _Job:
         for path, expected in ((self.path, self.source.sha256), (self.audio_path, self.source.audio_sha256)):
             if path is not None and expected and sha256_file(path)[0] != expected:
                 raise OSError(errno.ESTALE, "the file was changed while it was read; refresh again")
-        self._add_source_row(*state)
+        info = self.info
+        self.rows.sources.append({
+            "source_id": self.source.source_id, "state": state[0], "reason": state[1], "detail": state[2],
+            "container": info.container if info else "", "codec": info.codec if info else "",
+            "width_px": info.width_px if info else 0, "height_px": info.height_px if info else 0,
+            "rotation_deg": info.rotation_deg if info else 0, "avg_fps": float(info.avg_fps) if info else 0.0,
+            "is_variable_rate": bool(info and info.is_variable_rate), "has_audio": self.audio is not None,
+            "num_slots": self.num_slots, "num_corrupt": self.num_corrupt,
+        })  # fmt: skip
 
     def _cut(self) -> tuple[str, str, str]:
         """Reads the audio, then the video, storing clips as they are complete; returns (state, reason, detail).
@@ -225,34 +235,16 @@ class _Job:
         detail = next(row["detail"] for row in self.rows.clips if row["reason"] == reason)
         return "rejected", reason, f"none of {len(self.rows.clips)} expected clips: {detail}"
 
-    def _add_source_row(self, state: str, reason: str, detail: str) -> None:
-        """Adds the row of SOURCE_COLUMNS; media fields are empty when the file could not be opened."""
-        info = self.info
-        self.rows.sources.append({
-            "source_id": self.source.source_id, "state": state, "reason": reason, "detail": detail,
-            "container": info.container if info else "", "codec": info.codec if info else "",
-            "width_px": info.width_px if info else 0, "height_px": info.height_px if info else 0,
-            "rotation_deg": info.rotation_deg if info else 0, "avg_fps": float(info.avg_fps) if info else 0.0,
-            "is_variable_rate": bool(info and info.is_variable_rate), "has_audio": self.audio is not None,
-            "num_slots": self.num_slots, "num_corrupt": self.num_corrupt,
-        })  # fmt: skip
-
-    def _without_paths(self, detail: str) -> str:
-        """`detail` as it may be stored: where a file lies is no part of what was found in it."""
-        for path in filter(None, (self.audio_path, self.path)):
-            detail = detail.replace(f"{path}: ", "").replace(str(path), "the file")
-        return detail
-
     def _read_audio(self) -> AudioTrack | None:
-        wants_file = self.layout.audio.path is not None
+        has_file = self.layout.audio.path is not None
         track = None
         if self.audio_path is not None:
             track = read_audio(self.audio_path, self.limits)
-        elif not wants_file:
+        elif not has_file:
             track = read_audio(self.path, self.limits)
         if track is None and self.layout.audio.required:
             self._require_face()
-            where = f"no file {self.layout.audio.path}" if wants_file else "the video has no audio stream"
+            where = f"no file {self.layout.audio.path}" if has_file else "the video has no audio stream"
             raise Rejected(Reason.NO_AUDIO, f"{where}; set audio.required: false to use it without audio")
         return track
 

@@ -118,9 +118,12 @@ class WindowAssembler:
             for at, part in parts:
                 landmarks[at : at + len(part)] = part
             self._scores[track] = self._scores.get(track, 0.0) + _length_times_area(landmarks)
-        # The best track; ties go to the older one.
-        inside = [track for track in sorted(tracks) if _is_inside(tracks[track], self.region)]
-        speaker = max(inside, key=lambda track: self._scores[track], default=-1)
+        inside = sorted(tracks)
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            centres = {track: np.nanmedian(tracks[track], axis=(0, 1)) for track in inside}
+            inside = [track for track, (x, y) in centres.items() if left <= x <= right and top <= y <= bottom]
+        speaker = max(inside, key=lambda track: self._scores[track], default=-1)  # ties go to the older track
         window = Window(
             self.first_index, self._start, tracks.get(speaker, missing), np.concatenate(self._num_faces),
             np.concatenate(self._corrupt), speaker, is_tail,
@@ -136,10 +139,3 @@ def _length_times_area(landmarks: NDArray[np.float32]) -> float:
     """Frames seen times mean squared spread of the points, px^2: a face area that does not depend on the pose much."""
     seen = landmarks[np.isfinite(landmarks).all(axis=(1, 2))]
     return float(np.var(seen.astype(np.float64), axis=1).sum(axis=1).sum()) if len(seen) else 0.0
-
-
-def _is_inside(landmarks: NDArray[np.float32], region: tuple[float, float, float, float] | None) -> bool:
-    if region is None:
-        return True
-    x, y = np.nanmedian(landmarks, axis=(0, 1))
-    return region[0] <= x <= region[2] and region[1] <= y <= region[3]

@@ -4,8 +4,6 @@ HOG windows are 80 px wide, so an image is searched at the scale that makes the 
 and a tracked face is verified on a small crop around it: the cost then does not depend on the frame size.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 import cv2
 import dlib
 import numpy as np
@@ -47,7 +45,7 @@ class DlibBackend:
         """
         self._predictor = Predictor68()
         self._detector = dlib.get_frontal_face_detector()  # pyright: ignore[reportAttributeAccessIssue]
-        self.identity = {"name": self.name, "version": _dlib_version(), "sha256": self._predictor.sha256}
+        self.identity = {"name": self.name, "version": f"dlib {dlib.__version__}", "sha256": self._predictor.sha256}  # pyright: ignore[reportAttributeAccessIssue]
 
     def detect(self, gray: NDArray[np.uint8], min_face_px: int) -> list[Detection]:
         """Every frontal to three-quarter face of at least `min_face_px`, surest first."""
@@ -86,15 +84,6 @@ class DlibBackend:
 def load(_device: str | None = None) -> DlibBackend:
     """The backend, ready to use; it computes on the CPU."""
     return DlibBackend()
-
-
-def _dlib_version() -> str:
-    for distribution in ("dlib-bin", "dlib"):
-        try:
-            return f"{distribution} {version(distribution)}"
-        except PackageNotFoundError:
-            continue
-    return str(dlib.__version__)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _resized(gray: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:

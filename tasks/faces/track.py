@@ -167,6 +167,12 @@ class _Finder:
         """Whether there are landmarks, and a face where they are."""
         return landmarks is not None and bool(self._backend.verify(gray, hog_box(landmarks)))
 
+    def weed(self, grays: Sequence[NDArray[np.uint8]], rows: NDArray[np.float32], start: int, stop: int) -> None:
+        """Verifies each frame from `start` to `stop` - 1 and blanks those of `rows` [n, 68, 2] without the face."""
+        for i in range(start, stop):
+            if not np.isnan(rows[i, 0, 0]) and not self.verify(grays[i], rows[i]):
+                rows[i] = np.nan
+
     def confirmed(self, gray: NDArray[np.uint8], box: NDArray[np.float64]) -> NDArray[np.float32] | None:
         """Landmarks of a newly found face, if they are a face themselves."""
         landmarks = self.landmarks(gray, box)
@@ -242,10 +248,10 @@ class FaceTracker:
             if at == end - 1 or (block.first + at + 1) % every == 0:
                 if not np.isnan(rows[at, 0, 0]) and not self._finder.verify(block.grays[at], rows[at]):
                     rows[at] = np.nan
-                    self._weed(block, track.track_id, unsure, at)
+                    self._finder.weed(block.grays, rows, unsure, at)
                 unsure = at + 1
         if end < stop:
-            self._weed(block, track.track_id, start, end)  # what does not hold now may have been wrong before
+            self._finder.weed(block.grays, rows, start, end)  # what does not hold now may have been wrong before
         seen = np.flatnonzero(~np.isnan(rows[start:stop, 0, 0])) + start
         if len(seen):
             track.move_to(rows[seen[-1]], block.first + int(seen[-1]))
@@ -266,22 +272,16 @@ class FaceTracker:
             rows[at], last, box = landmarks, landmarks, hog_box(landmarks)
         return stop
 
-    def _weed(self, block: _Block, track_id: int, start: int, stop: int) -> None:
-        """Verify each frame from `start` to `stop` - 1 and blank those without the face."""
-        rows = block.row_of(track_id)
-        for i in range(start, stop):
-            if not np.isnan(rows[i, 0, 0]) and not self._finder.verify(block.grays[i], rows[i]):
-                rows[i] = np.nan
-
     def _end_doubles(self, block: _Block, start: int, stop: int) -> None:
         """When two tracks have come to follow the same face, the younger one ends where they met."""
         for i, young in enumerate(self._tracks):
-            mine = block.row_of(young.track_id)[start:stop]
+            rows = block.row_of(young.track_id)
+            mine = rows[start:stop]
             for old in self._tracks[:i]:
                 is_same = iou(hog_box(mine), hog_box(block.row_of(old.track_id)[start:stop])) > SAME_FACE_IOU
                 if is_same.any():
                     mine[is_same] = np.nan
-                    self._weed(block, young.track_id, start, stop)  # it may have strayed before they met
+                    self._finder.weed(block.grays, rows, start, stop)  # it may have strayed before they met
                     young.is_over = True
 
     def _find_more(self, block: _Block, start: int, stop: int) -> None:
@@ -295,8 +295,12 @@ class FaceTracker:
     def _resume(self, block: _Block, found: NDArray[np.float32], at: int) -> None:
         """Give the landmarks of a face seen up to frame `at` to the lost track that they continue, or to a new one."""
         entry = int(np.flatnonzero(~np.isnan(found[:, 0, 0]))[0])
-        track = self._lost_near(hog_box(found[entry]), block.first + entry)
-        if track is None:
+        for track in self._tracks:
+            num_missing = block.first + entry - track.seen - 1  # negative: two faces, both were seen in one frame
+            is_recent = 0 <= num_missing <= self._params.max_gap_frames
+            if track.is_lost and is_recent and track.is_near(hog_box(found[entry])):
+                break
+        else:
             track = self._add_track(hog_box(found[at]), found[at], block.first + at)
         rows = block.row_of(track.track_id)
         rows[~np.isnan(found)] = found[~np.isnan(found)]
@@ -331,15 +335,6 @@ class FaceTracker:
 
     def _is_followed(self, box: NDArray[np.float64]) -> bool:
         return any(not track.is_lost and iou(track.box, box) > SAME_FACE_IOU for track in self._tracks)
-
-    def _lost_near(self, box: NDArray[np.float64], at: int) -> _Track | None:
-        """The lost track that `box`, first seen at absolute frame `at`, continues."""
-        for track in self._tracks:
-            num_missing = at - track.seen - 1  # negative: both were seen in one frame, so they are two faces
-            is_recent = 0 <= num_missing <= self._params.max_gap_frames
-            if track.is_lost and is_recent and track.is_near(box):
-                return track
-        return None
 
     def _add_track(self, box: NDArray[np.float64], landmarks: NDArray[np.float32] | None, seen: int) -> _Track:
         track = _Track(self._num_tracks, box, landmarks, seen)

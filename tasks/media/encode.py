@@ -20,10 +20,11 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from tasks.media.video import LUMA_RED_BLUE
+
 AAC_BITS_PER_S = 128_000
 BT601_CODE, BT709_CODE = 6, 1  # ITU-T H.273: the same number names primaries, transfer and matrix
 LIMITED_RANGE = 1
-_LUMA_RED_BLUE = {BT601_CODE: (0.299, 0.114), BT709_CODE: (0.2126, 0.0722)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,21 +171,17 @@ def rgb_to_yuv420(
 
     Chroma is the mean over 2x2 pixels. Matrix: BT.709 or BT.601 (ITU-R).
     """
+    red, blue = LUMA_RED_BLUE["bt709" if is_bt709 else "bt601"]
+    luma = np.array([red, 1 - red - blue, blue])
+    gains_u = (np.array([0.0, 0.0, 1.0]) - luma) / (2 * (1 - blue))
+    gains_v = (np.array([1.0, 0.0, 0.0]) - luma) / (2 * (1 - red))
+    # [3, 4]: (R, G, B, 1) in 0..255 -> limited-range (Y, U, V).
+    rows = np.column_stack([np.stack([luma * 219, gains_u * 224, gains_v * 224]) / 255, [16.0, 128.0, 128.0]])
     height, width = rgb.shape[:2]
-    rows = _yuv_matrix(*_LUMA_RED_BLUE[BT709_CODE if is_bt709 else BT601_CODE])
     half = cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     y = cv2.transform(rgb, rows[:1])
     u, v = cv2.transform(half, rows[1:2]), cv2.transform(half, rows[2:])
     return y.reshape(height, width), u.reshape(half.shape[:2]), v.reshape(half.shape[:2])  # pyright: ignore[reportReturnType]
-
-
-def _yuv_matrix(red: float, blue: float) -> NDArray[np.float64]:
-    """[3, 4]: (R, G, B, 1) in 0..255 -> limited-range (Y, U, V) for the luma weights of red and blue."""
-    luma = np.array([red, 1 - red - blue, blue])
-    u = (np.array([0.0, 0.0, 1.0]) - luma) / (2 * (1 - blue))
-    v = (np.array([1.0, 0.0, 0.0]) - luma) / (2 * (1 - red))
-    gains = np.stack([luma * 219, u * 224, v * 224]) / 255
-    return np.column_stack([gains, [16.0, 128.0, 128.0]])
 
 
 class _AudioEncoder:

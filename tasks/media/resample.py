@@ -10,14 +10,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.media.video import Matrix, YuvColor
+from tasks.media.video import YuvColor
 
 _BLOCK = 8  # output rows that are turned at once, so that one vector register holds a column of them
-_RED_BLUE: dict[Matrix, tuple[float, float]] = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "bt2020": (0.2627, 0.0593),
-}
 
 
 class CropResizer:
@@ -45,12 +40,12 @@ class CropResizer:
         self.size = size
         half_height, half_width = (height + 1) // 2, (width + 1) // 2
         self._shapes = ((height, width), (half_height, half_width), (half_height, half_width))
-        rows, columns = _luma_taps(y0, side, size, height), _luma_taps(x0, side, size, width)
-        chroma_rows = _chroma_taps(y0 / 2, side, rows, half_height)
-        chroma_columns = _chroma_taps(x0 / 2 + 0.25, side, columns, half_width)
+        rows, columns = _Taps.luma(y0, side, size, height), _Taps.luma(x0, side, size, width)
+        chroma_rows = _Taps.chroma(y0 / 2, side, rows, half_height)
+        chroma_columns = _Taps.chroma(x0 / 2 + 0.25, side, columns, half_width)
         self._luma, self._chroma = (rows, columns), (chroma_rows, chroma_columns)
         self._black = 0.0 if color.is_full_range else 16.0
-        self._gains = _gains(color)
+        self._gains = color.gains()
         padded = -(-size // _BLOCK) * _BLOCK
         self._planes = np.empty((3, size, padded), np.float32)  # transposed: [column, row]
         self._buffers = np.empty((2, _BLOCK * max(columns.span, chroma_columns.span, 1)), np.float32)
@@ -100,21 +95,34 @@ class _Taps(NamedTuple):
     first: int
     span: int
 
+    @classmethod
+    def luma(cls, x0: int, side: int, size: int, length: int) -> "_Taps":
+        """Weights over the union of frame and crop: each row adds up to 1 over it, those on padding meet black."""
+        inputs, weights = _triangle(x0, side, size, min(0, x0), max(length, x0 + side))
+        weights[(inputs < 0) | (inputs >= length)] = 0.0
+        return cls.packed(inputs, weights, weights.sum(axis=1))
 
-def _luma_taps(x0: int, side: int, size: int, length: int) -> _Taps:
-    """The padded frame is the union of frame and crop; weights add up to 1 over it, those on padding meet black."""
-    inputs, weights = _triangle(x0, side, size, min(0, x0), max(length, x0 + side))
-    weights[(inputs < 0) | (inputs >= length)] = 0.0
-    return _packed(inputs, weights, weights.sum(axis=1))
+    @classmethod
+    def chroma(cls, x0: float, side: int, luma: "_Taps", length: int) -> "_Taps":
+        """As luma at half the resolution; past its last sample a plane goes on with it, as far as luma reaches."""
+        inputs, weights = _triangle(x0, side / 2, len(luma.start), 0, length)
+        is_beyond = weights.sum(axis=1) == 0
+        inputs[is_beyond, 0] = np.clip(inputs[is_beyond, 0], 0, length - 1)
+        weights[is_beyond, 0] = 1.0
+        return cls.packed(inputs, weights * luma.coverage[:, None], luma.coverage)
 
-
-def _chroma_taps(x0: float, side: int, luma: _Taps, length: int) -> _Taps:
-    """As luma at half the resolution; past its last sample a plane goes on with it, as far as luma reaches."""
-    inputs, weights = _triangle(x0, side / 2, len(luma.start), 0, length)
-    is_beyond = weights.sum(axis=1) == 0
-    inputs[is_beyond, 0] = np.clip(inputs[is_beyond, 0], 0, length - 1)
-    weights[is_beyond, 0] = 1.0
-    return _packed(inputs, weights * luma.coverage[:, None], luma.coverage)
+    @classmethod
+    def packed(cls, inputs: NDArray[np.int64], weights: NDArray[np.float64], coverage: NDArray[np.floating]) -> "_Taps":
+        """Weights that are nonzero in one run per row: that run, moved to the front."""
+        begin = (weights > 0).argmax(axis=1)[:, None]
+        num = (weights > 0).sum(axis=1)
+        places = np.minimum(begin + np.arange(max(1, num.max())), weights.shape[1] - 1)
+        packed = np.take_along_axis(weights, places, axis=1).astype(np.float32)
+        start = np.take_along_axis(inputs, begin, axis=1)[:, 0]
+        used = num > 0
+        first = int(start[used].min()) if used.any() else 0
+        span = int((start + num)[used].max()) - first if used.any() else 0
+        return cls(start, num, packed, coverage.astype(np.float32), first, span)
 
 
 def _triangle(x0: float, side: float, size: int, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -130,28 +138,6 @@ def _triangle(x0: float, side: float, size: int, low: int, high: int) -> tuple[N
     weights[(inputs < low) | (inputs >= high)] = 0.0
     sums = weights.sum(axis=1, keepdims=True)
     return inputs, np.divide(weights, sums, out=weights, where=sums > 0)
-
-
-def _packed(inputs: NDArray[np.int64], weights: NDArray[np.float64], coverage: NDArray[np.floating]) -> _Taps:
-    """Weights that are nonzero in one run per row -> that run, moved to the front."""
-    begin = (weights > 0).argmax(axis=1)[:, None]
-    count = (weights > 0).sum(axis=1)
-    places = np.minimum(begin + np.arange(max(1, count.max())), weights.shape[1] - 1)
-    packed = np.take_along_axis(weights, places, axis=1).astype(np.float32)
-    start = np.take_along_axis(inputs, begin, axis=1)[:, 0]
-    used = count > 0
-    first = int(start[used].min()) if used.any() else 0
-    span = int((start + count)[used].max()) - first if used.any() else 0
-    return _Taps(start, count, packed, coverage.astype(np.float32), first, span)
-
-
-def _gains(color: YuvColor) -> NDArray[np.float32]:
-    """[5]: gain of Y, of V in red, of U and V in green, of U in blue (ITU-R BT.601/709/2020)."""
-    red, blue = _RED_BLUE[color.matrix]
-    luma, chroma = (1.0, 1.0) if color.is_full_range else (255 / 219, 255 / 224)
-    v_red, u_blue = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
-    green = 1 - red - blue
-    return np.array([luma, v_red, -u_blue * blue / green, -v_red * red / green, u_blue], np.float32)
 
 
 def _flat(plane: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:

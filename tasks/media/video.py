@@ -43,6 +43,12 @@ from tasks.media.container import (
 TRUNCATION_TOLERANCE_S = 0.2
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
+# Weights of red and blue in luma (ITU-R BT.601, BT.709, BT.2020).
+LUMA_RED_BLUE: dict[Matrix, tuple[float, float]] = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+}
 # ITU-T H.273 matrix codes; every other code, "unspecified" among them, is read as BT.601 like swscale does.
 _MATRICES: dict[int, Matrix] = {1: "bt709", 7: "bt709", 9: "bt2020", 10: "bt2020"}
 _PLAIN_FORMATS = frozenset({"yuv420p", "yuvj420p"})
@@ -54,6 +60,14 @@ class YuvColor:
 
     matrix: Matrix = "bt601"
     is_full_range: bool = False
+
+    def gains(self) -> NDArray[np.float32]:
+        """[5]: gain of Y, of V in red, of U and V in green, of U in blue."""
+        red, blue = LUMA_RED_BLUE[self.matrix]
+        luma, chroma = (1.0, 1.0) if self.is_full_range else (255 / 219, 255 / 224)
+        v_red, u_blue = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
+        green = 1 - red - blue
+        return np.array([luma, v_red, -u_blue * blue / green, -v_red * red / green, u_blue], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +134,7 @@ def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
         OSError: the file is missing or cannot be read.
     """
     with _open_video(path, limits) as decoding:
-        return _describe(decoding.container, decoding.stream, decoding.first_frame())
+        return decoding.describe()
 
 
 def header_seconds(path: Path) -> float:
@@ -152,7 +166,7 @@ def iter_slots(path: Path, limits: MediaLimits = DEFAULT_LIMITS, info: MediaInfo
     with _open_video(path, limits) as decoding:
         planes = _PlaneReader(info, path)
         y = u = v = np.empty((0, 0), np.uint8)
-        for slot, frame, is_corrupt, is_repeat in _resampled(decoding):
+        for slot, frame, is_corrupt, is_repeat in decoding.slots():
             if not is_repeat:
                 y, u, v = planes.read(frame)
             yield SlotFrame(slot, y, u, v, info.color, is_corrupt, is_repeat)
@@ -187,38 +201,6 @@ def _open_video(path: Path, limits: MediaLimits) -> Iterator["_Decoding"]:
         stream.thread_type = "NONE"
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         yield _Decoding(container, stream, path, limits)
-
-
-def _describe(container: InputContainer, stream: VideoStream, frame: VideoFrame) -> MediaInfo:
-    audio = container.streams.audio[0] if container.streams.audio else None
-    context = audio.codec_context if audio is not None and cast(object, audio.codec_context) is not None else None
-    turn = _Turn.of(frame)
-    width, height = (frame.height, frame.width) if turn.swaps_axes else (frame.width, frame.height)
-    average, base = float(stream.average_rate or 0), float(stream.base_rate or 0)
-    # RGB sources are converted to BT.601 limited range by swscale.
-    name, has_full_range = frame.format.name, int(frame.color_range) == int(ColorRange.JPEG)
-    is_full = frame.format.is_planar and (name.startswith("yuvj") or has_full_range)
-    color = YuvColor() if frame.format.is_rgb else YuvColor(_MATRICES.get(int(frame.colorspace), "bt601"), is_full)
-    return MediaInfo(
-        container=container.format.name,
-        codec=stream.codec_context.name,
-        pixel_format=frame.format.name,
-        width_px=width,
-        height_px=height,
-        rotation_deg=turn.rotation_deg,
-        is_mirrored=turn.is_mirrored,
-        avg_fps=average,
-        is_variable_rate=abs(average - base) > 0.01 * base,
-        duration_s=_duration_s(container, stream),
-        declared_frames=stream.frames or None,
-        video_start_s=float((presentation_time(frame) or 0) * time_base(stream)),
-        has_audio=audio is not None,
-        audio_codec=context.name if context else None,
-        audio_rate_hz=context.sample_rate if context else None,
-        audio_channels=context.channels if context else None,
-        audio_start_s=_start_s(audio) if audio else None,
-        color=color,
-    )
 
 
 def _start_s(stream: VideoStream | AudioStream) -> float:
@@ -285,6 +267,63 @@ class _Decoding:
             if time.monotonic() > deadline_s:
                 raise Rejected(Reason.TIMEOUT, f"{self.path}: decoding took longer than {limits.max_wall_s:g} s")
 
+    def describe(self) -> MediaInfo:
+        """The description of the file, for which the first frame is decoded."""
+        container, stream, frame = self.container, self.stream, self.first_frame()
+        audio = container.streams.audio[0] if container.streams.audio else None
+        context = audio.codec_context if audio is not None and cast(object, audio.codec_context) is not None else None
+        turn = _Turn.of(frame)
+        width, height = (frame.height, frame.width) if turn.swaps_axes else (frame.width, frame.height)
+        average, base = float(stream.average_rate or 0), float(stream.base_rate or 0)
+        # RGB sources are converted to BT.601 limited range by swscale.
+        name, has_full_range = frame.format.name, int(frame.color_range) == int(ColorRange.JPEG)
+        is_full = frame.format.is_planar and (name.startswith("yuvj") or has_full_range)
+        color = YuvColor() if frame.format.is_rgb else YuvColor(_MATRICES.get(int(frame.colorspace), "bt601"), is_full)
+        return MediaInfo(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            pixel_format=frame.format.name,
+            width_px=width,
+            height_px=height,
+            rotation_deg=turn.rotation_deg,
+            is_mirrored=turn.is_mirrored,
+            avg_fps=average,
+            is_variable_rate=abs(average - base) > 0.01 * base,
+            duration_s=_duration_s(container, stream),
+            declared_frames=stream.frames or None,
+            video_start_s=float((presentation_time(frame) or 0) * time_base(stream)),
+            has_audio=audio is not None,
+            audio_codec=context.name if context else None,
+            audio_rate_hz=context.sample_rate if context else None,
+            audio_channels=context.channels if context else None,
+            audio_start_s=_start_s(audio) if audio else None,
+            color=color,
+        )
+
+    def slots(self) -> Iterator[tuple[int, VideoFrame, bool, bool]]:
+        """Yields (slot, frame, is_corrupt, is_repeat) for each 25-fps slot, as FFmpeg's `fps=25` does."""
+        max_s = self.limits.max_seconds
+        clock = _SlotClock(time_base(self.stream), 1 / Fraction(self.stream.average_rate or FPS))
+        shown: VideoFrame | None = None
+        slot = last_slot = 0
+        is_corrupt = is_repeat = False
+        for frame, is_after_loss in self.frames():
+            start = clock.start_slot(frame)
+            if shown is None:
+                slot, last_slot = start, start + round(max_s * FPS)
+            elif start > last_slot:
+                raise Rejected(Reason.TOO_LARGE, f"{self.path}: its timestamps span more than {max_s:g} s")
+            while shown is not None and slot < start:
+                yield slot, shown, is_corrupt or (is_repeat and is_after_loss), is_repeat
+                slot, is_repeat = slot + 1, True
+            shown, is_corrupt, is_repeat = frame, is_after_loss or frame.is_corrupt, False
+        if shown is None:
+            return
+        end, self.end_s = clock.end(shown)
+        while slot < min(end, last_slot):
+            yield slot, shown, is_corrupt, is_repeat
+            slot, is_repeat = slot + 1, True
+
     def first_frame(self) -> VideoFrame:
         """The first frame that can be decoded.
 
@@ -349,31 +388,6 @@ class _Decoding:
                 self._packets_end_s = max(self._packets_end_s, end_s)
 
 
-def _resampled(decoding: _Decoding) -> Iterator[tuple[int, VideoFrame, bool, bool]]:
-    """Yields (slot, frame, is_corrupt, is_repeat) for each 25-fps slot, as FFmpeg's `fps=25` does."""
-    max_s = decoding.limits.max_seconds
-    clock = _SlotClock(time_base(decoding.stream), 1 / Fraction(decoding.stream.average_rate or FPS))
-    shown: VideoFrame | None = None
-    slot = last_slot = 0
-    is_corrupt = is_repeat = False
-    for frame, is_after_loss in decoding.frames():
-        start = clock.start_slot(frame)
-        if shown is None:
-            slot, last_slot = start, start + round(max_s * FPS)
-        elif start > last_slot:
-            raise Rejected(Reason.TOO_LARGE, f"{decoding.path}: its timestamps span more than {max_s:g} s")
-        while shown is not None and slot < start:
-            yield slot, shown, is_corrupt or (is_repeat and is_after_loss), is_repeat
-            slot, is_repeat = slot + 1, True
-        shown, is_corrupt, is_repeat = frame, is_after_loss or frame.is_corrupt, False
-    if shown is None:
-        return
-    end, decoding.end_s = clock.end(shown)
-    while slot < min(end, last_slot):
-        yield slot, shown, is_corrupt, is_repeat
-        slot, is_repeat = slot + 1, True
-
-
 class _SlotClock:
     """Timestamps -> 25-fps slots, in exact integer arithmetic; halves round away from zero as in libavutil."""
 
@@ -417,7 +431,18 @@ class _PlaneReader:
         """
         turn = self._turn = self._turn or _Turn.of(frame)
         if frame.format.name not in _PLAIN_FORMATS:
-            frame = self._converted(frame)
+            # The same frame as I420: YUV keeps its matrix and range, RGB becomes what `YuvColor()` says.
+            full, limited, bt601 = ColorRange.JPEG, ColorRange.MPEG, Colorspace.ITU601
+            is_rgb, is_full = frame.format.is_rgb, self._info.color.is_full_range
+            frame = self._scaler.reformat(
+                frame,
+                format="yuv420p",
+                src_colorspace=None if is_rgb else bt601,
+                dst_colorspace=bt601,
+                src_color_range=full if is_rgb or is_full else limited,
+                dst_color_range=full if is_full else limited,
+                threads=1,
+            )
         width, height = frame.width, frame.height
         if (height, width) != turn.source_shape(self._info):
             raise Rejected(Reason.UNSUPPORTED_CODEC, f"{self._path}: the frame size changes to {width}x{height}")
@@ -425,20 +450,6 @@ class _PlaneReader:
         half_width, half_height = (width + 1) // 2, (height + 1) // 2
         planes = _view(y, width, height), _view(u, half_width, half_height), _view(v, half_width, half_height)
         return planes if turn.is_none else (turn.apply(planes[0]), turn.apply(planes[1]), turn.apply(planes[2]))
-
-    def _converted(self, frame: VideoFrame) -> VideoFrame:
-        """The same frame as I420: YUV keeps its matrix and range, RGB becomes what `YuvColor()` says."""
-        full, limited, bt601 = ColorRange.JPEG, ColorRange.MPEG, Colorspace.ITU601
-        is_rgb, is_full = frame.format.is_rgb, self._info.color.is_full_range
-        return self._scaler.reformat(
-            frame,
-            format="yuv420p",
-            src_colorspace=None if is_rgb else bt601,
-            dst_colorspace=bt601,
-            src_color_range=full if is_rgb or is_full else limited,
-            dst_color_range=full if is_full else limited,
-            threads=1,
-        )
 
 
 def _view(plane: VideoPlane, width: int, height: int) -> NDArray[np.uint8]:
