@@ -1,4 +1,4 @@
-"""Clips made of numbers: faces that move and voices that sound exactly as asked, so that tests know the truth."""
+"""Clips made of numbers: faces that move and voices that audio exactly as asked, so that tests know the truth."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -34,7 +34,7 @@ def fake_clip(num_frames: int = 50, *, missing: Sequence[int] = (), seed: int = 
         "num_faces": np.ones(num_frames),
         "is_corrupt": np.zeros(num_frames),
         "source_px_per_crop_px": 2.0,
-        "read_jpeg": picture_jpeg,
+        "read_jpeg": image_jpeg,
         **changes,
     }
     for name, dtype in {"audio": "f4", "landmarks": "f4", "num_faces": "i2", "is_corrupt": "?"}.items():
@@ -98,21 +98,21 @@ def harmonics(f0_hz: NDArray[np.floating], num_harmonics: int = 20) -> NDArray[n
 def talking_clip(
     num_frames: int, offset_frames: int, *, missing: Sequence[int] = (), seed: int = 0, noise_px: float = 0.4
 ) -> Clip:
-    """A clip whose jaw follows the loudness of its voice, the sound `offset_frames` later than the picture."""
+    """A clip whose jaw follows the loudness of its voice, the audio `offset_frames` later than the video."""
     pad = 20
     count = num_samples(num_frames + 2 * pad)
     strength = loudness(count, seed)
-    sound = 0.2 * strength * harmonics(np.full(count, 140.0)) + _noise(count, seed)
+    audio = 0.2 * strength * harmonics(np.full(count, 140.0)) + _noise(count, seed)
     drop_px = 12 * strength[:: num_samples(1)][pad : pad + num_frames]
     face = moving_face(num_frames, drop_px)
     face += np.random.default_rng(seed + 1).normal(0, noise_px, face.shape)
     face[list(missing)] = np.nan
     first = num_samples(pad - offset_frames)
-    return fake_clip(num_frames, seed=seed, landmarks=face, audio=sound[first : first + num_samples(num_frames)])
+    return fake_clip(num_frames, seed=seed, landmarks=face, audio=audio[first : first + num_samples(num_frames)])
 
 
-def picture(index: int) -> NDArray[np.uint8]:
-    """[256, 256, 3] RGB uint8: a smooth picture with some texture that depends on the index."""
+def image(index: int) -> NDArray[np.uint8]:
+    """[256, 256, 3] RGB uint8: a smooth image with some texture that depends on the index."""
     rng = np.random.default_rng(index)
     coarse = rng.uniform(60, 200, (16, 16, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_CUBIC)
@@ -120,9 +120,9 @@ def picture(index: int) -> NDArray[np.uint8]:
 
 
 @cache
-def picture_jpeg(index: int) -> bytes:
-    """`picture(index % 8)` as JPEG."""
-    return encode(picture(index % 8))
+def image_jpeg(index: int) -> bytes:
+    """`image(index % 8)` as JPEG."""
+    return encode(image(index % 8))
 
 
 def encode(rgb: NDArray[np.uint8]) -> bytes:

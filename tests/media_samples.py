@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Sound:
-    """Sound of a file: samples [channels, n] float32."""
+class Audio:
+    """Audio of a file: samples [channels, n] float32."""
 
     samples: NDArray[np.float32]
     rate_hz: int = 48_000
@@ -25,7 +25,7 @@ class Sound:
     format: str = "fltp"
 
 
-def picture(index: int, width: int, height: int) -> NDArray[np.uint8]:
+def image(index: int, width: int, height: int) -> NDArray[np.uint8]:
     """RGB [height, width, 3]: smooth colours that drift with `index`, no two alike within 60."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     phase = 2 * np.pi * index / 61
@@ -43,7 +43,7 @@ def write_video(
     fps: Fraction | int = 25,
     pts: Sequence[int] | None = None,
     time_base: Fraction | None = None,
-    sound: Sound | None = None,
+    audio: Audio | None = None,
     container: str | None = None,
     options: dict[str, str] | None = None,
     movflags: str | None = None,
@@ -52,7 +52,7 @@ def write_video(
 ) -> Path:
     """Writes RGB frames (or `frames` generated ones) as video; `pts` in units of `time_base` make it irregular."""
     width, height = size
-    images = [picture(i, width, height) for i in range(frames)] if isinstance(frames, int) else frames
+    images = [image(i, width, height) for i in range(frames)] if isinstance(frames, int) else frames
     base = time_base or Fraction(1, 1) / fps
     with av.open(str(path), "w", format=container, options={"movflags": movflags} if movflags else {}) as out:
         video = out.add_stream(codec, rate=Fraction(fps), options=options or {})
@@ -61,28 +61,28 @@ def write_video(
         video.time_base = base
         if matrix is not None:
             video.set_display_matrix(list(matrix))
-        audio = _add_sound(out, sound) if sound else None
+        audio_stream = _add_audio(out, audio) if audio else None
         art = _add_cover(out) if cover else None
-        for index, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format=pix_fmt)
+        for index, rgb in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = (index if pts is None else pts[index]), base
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
-        if sound:
-            _write_sound(out, audio, sound)
+        if audio:
+            _encode_audio(out, audio_stream, audio)
         if art:
             _write_cover(out, art)
     return path
 
 
-def write_sound(path: Path, sound: Sound, container: str | None = None, cover: bool = False) -> Path:
-    """Writes an audio-only file, with a cover picture attached when asked."""
+def write_audio_only(path: Path, audio: Audio, container: str | None = None, cover: bool = False) -> Path:
+    """Writes an audio-only file, with a cover image attached when asked."""
     with av.open(str(path), "w", format=container) as out:
-        audio = _add_sound(out, sound)
+        stream = _add_audio(out, audio)
         art = _add_cover(out) if cover else None
         if art:
             _write_cover(out, art)
-        _write_sound(out, audio, sound)
+        _encode_audio(out, stream, audio)
     return path
 
 
@@ -95,7 +95,7 @@ def tone(
 
 
 def png_bomb(path: Path, side: int, declared: int = 64) -> Path:
-    """A movie of one PNG of side x side RGB zeros, a few hundred kB, whose container declares a small picture."""
+    """A movie of one PNG of side x side RGB zeros, a few hundred kB, whose container declares a small image."""
     import struct
     import zlib
 
@@ -166,23 +166,23 @@ def _pulled(graph: av.filter.Graph) -> Iterator[tuple[int, str]]:
         yield frame.pts, plane_hash(rows)
 
 
-def _add_sound(out, sound: Sound):
-    stream = out.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout)
-    stream.codec_context.format = sound.format
+def _add_audio(out, audio: Audio):
+    stream = out.add_stream(audio.codec, rate=audio.rate_hz, layout=audio.layout)
+    stream.codec_context.format = audio.format
     return stream
 
 
-def _write_sound(out, stream, sound: Sound) -> None:
-    packed = sound.samples if sound.format.endswith("p") else sound.samples.T.reshape(1, -1)
-    if not sound.format.startswith(("flt", "dbl")):
+def _encode_audio(out, stream, audio: Audio) -> None:
+    packed = audio.samples if audio.format.endswith("p") else audio.samples.T.reshape(1, -1)
+    if not audio.format.startswith(("flt", "dbl")):
         packed = {"s16": lambda x: x * 32767, "s32": lambda x: x * 2147483520.0, "u8": lambda x: x * 127 + 128}[
-            sound.format.removesuffix("p")
+            audio.format.removesuffix("p")
         ](packed.astype(np.float64))
     types = {"flt": np.float32, "dbl": np.float64, "s16": np.int16, "s32": np.int32, "u8": np.uint8}
-    data = np.ascontiguousarray(packed.astype(types[sound.format.removesuffix("p")]))
-    frame = av.AudioFrame.from_ndarray(data, format=sound.format, layout=sound.layout)
-    frame.sample_rate, frame.time_base = sound.rate_hz, Fraction(1, sound.rate_hz)
-    frame.pts = round(sound.start_s * sound.rate_hz)
+    data = np.ascontiguousarray(packed.astype(types[audio.format.removesuffix("p")]))
+    frame = av.AudioFrame.from_ndarray(data, format=audio.format, layout=audio.layout)
+    frame.sample_rate, frame.time_base = audio.rate_hz, Fraction(1, audio.rate_hz)
+    frame.pts = round(audio.start_s * audio.rate_hz)
     out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
 
@@ -196,6 +196,6 @@ def _add_cover(out):
 
 
 def _write_cover(out, art) -> None:
-    frame = av.VideoFrame.from_ndarray(picture(0, 32, 32), format="rgb24").reformat(format="yuvj420p")
+    frame = av.VideoFrame.from_ndarray(image(0, 32, 32), format="rgb24").reformat(format="yuvj420p")
     frame.pts = 0
     out.mux(art.encode(frame))

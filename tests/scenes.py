@@ -1,10 +1,10 @@
-"""Scenes with real faces: heads of the real clips, placed picture by picture, written as video with sound.
+"""Scenes with real faces: heads of the real clips, placed frame by frame, written as video with audio.
 
     anna = heads(media / HEAD_CLIPS[0], 100)
     frames = scene(100, (anna, steady(60, 20, 200)), (bert, sliding((320, 60), (40, 60), 120)))
     write_scene(folder / "two.mp4", frames, hum(100))
 
-The truth is known: where each head is in each picture, and when each flash and each beep comes.
+The truth is known: where each head is in each frame, and when each flash and each beep comes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,26 +32,26 @@ from tasks.media.encode import VideoFormat, VideoWriter
 
 HEAD_CLIPS = ("head_shoulders_450_25fps.mp4", "surprise_512_25fps_3s.mp4")  # two persons, frontal
 WIDTH, HEIGHT = 320, 256
-HEAD_PX = 200  # side of a pasted picture; its face is about half as wide
+HEAD_PX = 200  # side of a pasted image; its face is about half as wide
 TWO_SECONDS = ClipRule(length_s=2.0, min_tail_s=0.4)
 
-Pictures = NDArray[np.uint8]  # [n, H, W, 3] RGB
-Place = tuple[float, float, float] | None  # left, top, side in px; None: not in the picture
+Images = NDArray[np.uint8]  # [n, H, W, 3] RGB
+Place = tuple[float, float, float] | None  # left, top, side in px; None: not in the frame
 Placing = Callable[[int], Place]
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- frames ----------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
-def heads(path: Path, count: int = 100, side_px: int = HEAD_PX) -> Pictures:
-    """The first `count` pictures of a square clip, scaled to `side_px`; played to and fro when there are fewer."""
+def heads(path: Path, count: int = 100, side_px: int = HEAD_PX) -> Images:
+    """The first `count` frames of a square clip, scaled to `side_px`; played to and fro when there are fewer."""
     with av.open(str(path)) as container:
         decoded = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
-        pictures = [_scaled(rgb, side_px) for _, rgb in zip(range(count), decoded, strict=False)]
-    turn = 2 * len(pictures) - 2
+        images = [_scaled(rgb, side_px) for _, rgb in zip(range(count), decoded, strict=False)]
+    turn = 2 * len(images) - 2
     order = [min(i % turn, turn - i % turn) for i in range(count)]
-    found = np.stack([pictures[i] for i in order])
+    found = np.stack([images[i] for i in order])
     found.setflags(write=False)
     return found
 
@@ -62,14 +62,14 @@ def steady(left: float, top: float, side: float = HEAD_PX) -> Placing:
 
 
 def during(placing: Placing, first: int, stop: int) -> Placing:
-    """As `placing`, but only in pictures first to stop - 1."""
+    """As `placing`, but only in frames first to stop - 1."""
     return lambda index: placing(index) if first <= index < stop else None
 
 
 def sliding(
     start: tuple[float, float], end: tuple[float, float], first: int, stop: int, side: float = HEAD_PX
 ) -> Placing:
-    """At `start` until picture `first`, then evenly to `end`, reached at picture `stop`."""
+    """At `start` until frame `first`, then evenly to `end`, reached at frame `stop`."""
 
     def place(index: int) -> Place:
         share = min(max((index - first) / (stop - first), 0.0), 1.0)
@@ -80,22 +80,22 @@ def sliding(
 
 
 def scene(
-    num_frames: int, *cast: tuple[Pictures, Placing], size: tuple[int, int] = (WIDTH, HEIGHT), background: int = 70
-) -> list[Pictures]:
-    """`num_frames` RGB pictures of `size` (width, height) with the heads of `cast`, later ones in front."""
+    num_frames: int, *cast: tuple[Images, Placing], size: tuple[int, int] = (WIDTH, HEIGHT), background: int = 70
+) -> list[Images]:
+    """`num_frames` RGB frames of `size` (width, height) with the heads of `cast`, later ones in front."""
     return [_drawn(index, cast, size, background) for index in range(num_frames)]
 
 
-def with_flashes(frames: Sequence[Pictures], indices: Sequence[int]) -> list[Pictures]:
-    """White pictures in place of those at `indices`."""
+def with_flashes(frames: Sequence[Images], indices: Sequence[int]) -> list[Images]:
+    """White images in place of those at `indices`."""
     return [np.full_like(frame, 255) if index in indices else frame for index, frame in enumerate(frames)]
 
 
-# ---- sound -----------------------------------------------------------------------------------------------------------
+# ---- audio -----------------------------------------------------------------------------------------------------------
 
 
 def hum(num_frames: int, fps: float = 25.0, seed: int = 0) -> NDArray[np.float32]:
-    """[n] 16 kHz: a soft noise as long as the picture."""
+    """[n] 16 kHz: a soft noise as long as the video."""
     rng = np.random.default_rng(seed)
     return (0.05 * rng.standard_normal(round(num_frames / fps * SAMPLE_RATE_HZ))).astype(np.float32)
 
@@ -121,21 +121,21 @@ def beep_onsets_s(samples: NDArray[np.floating]) -> list[float]:
 
 def write_scene(
     path: Path,
-    frames: Sequence[Pictures],
-    sound: NDArray[np.float32] | None = None,
+    frames: Sequence[Images],
+    audio: NDArray[np.float32] | None = None,
     fps: Fraction | int = 25,
-    sound_start_s: float = 0.0,
+    audio_start_s: float = 0.0,
     crf: int = 18,
 ) -> Path:
-    """One mp4 of RGB frames and 16-kHz mono `sound` (None: no audio stream)."""
+    """One mp4 of RGB frames and 16-kHz mono `audio` (None: no audio stream)."""
     height, width = frames[0].shape[:2]
-    rate_hz = None if sound is None else SAMPLE_RATE_HZ
-    form = VideoFormat(width, height, Fraction(fps), rate_hz, crf=crf, audio_start_s=sound_start_s)
+    rate_hz = None if audio is None else SAMPLE_RATE_HZ
+    form = VideoFormat(width, height, Fraction(fps), rate_hz, crf=crf, audio_start_s=audio_start_s)
     with VideoWriter(path, form) as writer:
         for frame in frames:
             writer.write_frame(frame)
-        if sound is not None:
-            writer.write_audio(sound)
+        if audio is not None:
+            writer.write_audio(audio)
     return path
 
 
@@ -154,23 +154,23 @@ def source_at(path: Path, layout: str = "files", **changes) -> Source:
     return Source(path.name, path.name.encode().hex(), layout, path.stem, path.stem, {}, **fields)
 
 
-def _scaled(rgb: Pictures, side_px: int) -> Pictures:
+def _scaled(rgb: Images, side_px: int) -> Images:
     return np.asarray(cv2.resize(rgb, (side_px, side_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _drawn(index: int, cast: Sequence[tuple[Pictures, Placing]], size: tuple[int, int], background: int) -> Pictures:
+def _drawn(index: int, cast: Sequence[tuple[Images, Placing]], size: tuple[int, int], background: int) -> Images:
     width, height = size
     canvas = np.full((height, width, 3), background, np.uint8)
-    for pictures, placing in cast:
+    for images, placing in cast:
         place = placing(index)
         if place is None:
             continue
         left, top, side = place
-        scale = side / pictures.shape[1]
+        scale = side / images.shape[1]
         # Half-pixel centres; warpAffine clips what lies outside the canvas.
         shift = 0.5 * scale - 0.5
         matrix = np.array([[scale, 0, left + shift], [0, scale, top + shift]])
-        cv2.warpAffine(pictures[index % len(pictures)], matrix, size, canvas, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
+        cv2.warpAffine(images[index % len(images)], matrix, size, canvas, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
     return canvas
 
 

@@ -1,4 +1,4 @@
-"""The cut of real clips and of scenes with real faces: counts, time law, pixels, sound, speakers, crops, keys."""
+"""The cut of real clips and of scenes with real faces: counts, time law, pixels, audio, speakers, crops, keys."""
 
 import math
 import multiprocessing
@@ -21,7 +21,7 @@ from tasks.cut import cut_shard
 from tasks.faces.backend import FaceBackend, load_backend
 from tasks.geometry import face_box, iou
 from tasks.media.frame_buffer import FrameBuffer
-from tests.media_samples import Sound, write_sound, write_video
+from tests.media_samples import Audio, write_audio_only, write_video
 from tests.scenes import (
     HEAD_CLIPS,
     CutObject,
@@ -59,7 +59,7 @@ def backend() -> FaceBackend:
 
 @pytest.fixture(scope="module")
 def real(media: Path, tmp_path_factory: pytest.TempPathFactory, backend: FaceBackend) -> CutObject:
-    """All real clips as one shard of one dataset that requires sound."""
+    """All real clips as one shard of one dataset that requires audio."""
     paths = sorted(path for path in media.iterdir() if path.suffix in (".mp4", ".mov"))
     return cut_files(tmp_path_factory.mktemp("real"), paths, dataset_in(media, FIVE_SECONDS), backend)
 
@@ -95,7 +95,7 @@ def test_real_clips_become_clips_at_exactly_25_fps(real, name):
     assert real.source(name)["num_corrupt"] == 0
 
 
-def test_sources_without_sound_or_face_are_rejected(real):
+def test_sources_without_audio_or_face_are_rejected(real):
     assert real.state(NO_SOUND) == ("rejected", "NO_AUDIO")
     assert real.state(NO_FACE) == ("rejected", "NO_FACE")
     assert "audio.required" in real.source(NO_SOUND)["detail"], "it says what to do"
@@ -142,7 +142,7 @@ def test_the_face_is_centred_and_whole_in_the_crop(real, name):
         np.testing.assert_allclose(real.track(row["clip"], "source_box")[valid], own, atol=0.05)
 
 
-def test_no_sound_is_zeros_where_the_dataset_allows_it(media, tmp_path, backend):
+def test_no_audio_is_zeros_where_the_dataset_allows_it(media, tmp_path, backend):
     clips = {"files": {"pattern": "{x}", "name": "{x}", "subject": "x", "audio": {"required": False}}}
     silent = cut_files(tmp_path, [media / f"{NO_SOUND}.mp4"], dataset_in(media, layouts=clips), backend)
     assert silent.state(NO_SOUND) == ("done", "")
@@ -160,7 +160,7 @@ def test_no_sound_is_zeros_where_the_dataset_allows_it(media, tmp_path, backend)
 
 
 def slots_of(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(slot, picture) of every 25-fps slot by the rule max{i: floor(25 t_i + 1/2) <= slot}."""
+    """(slot, frame) of every 25-fps slot by the rule max{i: floor(25 t_i + 1/2) <= slot}."""
     with av.open(str(path)) as container:
         slot, shown = 0, None
         for frame in container.decode(video=0):
@@ -260,10 +260,10 @@ def test_landmarks_lie_on_the_stored_face(real, backend):
         assert np.abs(np.median(offsets, axis=0)).max() < 1.0
 
 
-# ---- sound -----------------------------------------------------------------------------------------------------------
+# ---- audio -----------------------------------------------------------------------------------------------------------
 
 
-def test_stored_sound_is_that_of_the_file(real, media):
+def test_stored_audio_is_that_of_the_file(real, media):
     """Against FFmpeg's decoder and scipy's resampler, placed by the timestamps of the file."""
     name = "head_shoulders_450_25fps"
     with av.open(str(media / f"{name}.mp4")) as container:
@@ -278,11 +278,11 @@ def test_stored_sound_is_that_of_the_file(real, media):
         assert np.corrcoef(found[1:], expected[:-1])[0, 1] < 0.999, "one sample later would be noticed"
 
 
-FLASHES_S = (1.2, 2.48, 3.64)  # on the grids of 24, 25 and 30 fps as near as may be; each flash lasts 2 pictures
+FLASHES_S = (1.2, 2.48, 3.64)  # on the grids of 24, 25 and 30 fps as near as may be; each flash lasts 2 frames
 
 
-def flash_pictures(anna: np.ndarray, fps: float, seconds: float, start_s: float = 0.0):
-    """(pictures, true times of the flashes): a talking head, and white pictures."""
+def flash_images(anna: np.ndarray, fps: float, seconds: float, start_s: float = 0.0):
+    """(frames, true times of the flashes): a talking head, and white frames."""
     frames = scene(round(seconds * fps), (anna, steady(60, 20)))
     firsts = [round((at - start_s) * fps) for at in FLASHES_S]
     return with_flashes(frames, [first + i for first in firsts for i in range(2)]), [
@@ -293,23 +293,23 @@ def flash_pictures(anna: np.ndarray, fps: float, seconds: float, start_s: float 
 def write_flash_clip(path: Path, anna: np.ndarray, kind: str) -> list[float]:
     """Writes one of the FLASH_KINDS; returns the true times at which a flash and a beep come together."""
     fps = {"24 fps": 24.0, "30 fps": 30.0}.get(kind, 25.0)
-    picture_start_s = 0.48 if kind == "late picture" else 0.0
-    frames, times_s = flash_pictures(anna, fps, 4.6, picture_start_s)
-    start_s = {"late sound": 0.48, "slightly late sound": 0.05}.get(kind, 0.0)
-    sound = beeps(5.0, [at - start_s for at in times_s])
-    if kind not in ("late picture", "uneven pictures"):
-        write_scene(path, frames, sound[: round((4.6 - start_s) * 16_000)], Fraction(fps), start_s)
+    video_start_s = 0.48 if kind == "late video" else 0.0
+    frames, times_s = flash_images(anna, fps, 4.6, video_start_s)
+    start_s = {"late audio": 0.48, "slightly late audio": 0.05}.get(kind, 0.0)
+    audio = beeps(5.0, [at - start_s for at in times_s])
+    if kind not in ("late video", "uneven frames"):
+        write_scene(path, frames, audio[: round((4.6 - start_s) * 16_000)], Fraction(fps), start_s)
         return times_s
-    pts = [round(1000 * (index / 25 + picture_start_s)) for index in range(len(frames))]
-    if kind == "uneven pictures":
+    pts = [round(1000 * (index / 25 + video_start_s)) for index in range(len(frames))]
+    if kind == "uneven frames":
         jitter = np.random.default_rng(1).integers(-8, 9, len(pts))
         pts = [max(0, at + int(by)) for at, by in zip(pts, jitter, strict=True)]
-    track = Sound(sound[None], rate_hz=16_000)
-    write_video(path, frames, size=(320, 256), pts=pts, time_base=Fraction(1, 1000), sound=track)
+    track = Audio(audio[None], rate_hz=16_000)
+    write_video(path, frames, size=(320, 256), pts=pts, time_base=Fraction(1, 1000), audio=track)
     return times_s
 
 
-FLASH_KINDS = ("24 fps", "25 fps", "30 fps", "late sound", "slightly late sound", "late picture", "uneven pictures")
+FLASH_KINDS = ("24 fps", "25 fps", "30 fps", "late audio", "slightly late audio", "late video", "uneven frames")
 
 
 @pytest.fixture(scope="module")
@@ -335,14 +335,12 @@ def test_a_flash_and_its_beep_stay_together(flashes, kind):
     np.testing.assert_allclose(row["start_s"] + np.array(flash_frames) / 25, times_s[kind], atol=0.04)
 
 
-def test_sound_that_starts_late_shortens_the_picture_or_is_padded(flashes):
+def test_audio_that_starts_late_shortens_the_video_or_is_padded(flashes):
     cut, _ = flashes
-    (late,), (slight,), (picture,) = (
-        cut.stored(kind) for kind in ("late sound", "slightly late sound", "late picture")
-    )
-    assert 0.4 <= late["start_s"] <= 0.52, "no frame before there is sound (AAC primes up to 64 ms)"
+    (late,), (slight,), (video,) = (cut.stored(kind) for kind in ("late audio", "slightly late audio", "late video"))
+    assert 0.4 <= late["start_s"] <= 0.52, "no frame before there is audio (AAC primes up to 64 ms)"
     assert slight["start_s"] == 0.0, "less than a tenth of a second is silence"
-    assert picture["start_s"] == 0.48
+    assert video["start_s"] == 0.48
 
 
 BESIDE = {
@@ -353,34 +351,34 @@ BESIDE = {
 }  # fmt: skip
 
 
-def test_sound_beside_the_video_is_used_instead_of_its_own(tmp_path, anna, backend):
-    """MEAD's layout; the sound in the video itself is another one."""
-    frames, times_s = flash_pictures(anna, 25.0, 4.6)
+def test_audio_beside_the_video_is_used_instead_of_its_own(tmp_path, anna, backend):
+    """MEAD's layout; the audio in the video itself is another one."""
+    frames, times_s = flash_images(anna, 25.0, 4.6)
     video = write_scene(tmp_path / "v.mp4", frames, hum(115))
-    sound = write_sound(tmp_path / "v.m4a", Sound(beeps(4.6, times_s)[None], rate_hz=16_000), "mp4")
-    beside = {"audio_path_hex": b"v.m4a".hex(), "audio_sha256": sha256_file(sound)[0]}
+    audio = write_audio_only(tmp_path / "v.m4a", Audio(beeps(4.6, times_s)[None], rate_hz=16_000), "mp4")
+    beside = {"audio_path_hex": b"v.m4a".hex(), "audio_sha256": sha256_file(audio)[0]}
     sources = [source_at(video, **beside), source_at(video)]
     store = ObjectStore(tmp_path / "store")
     result = cut_shard("s", sources, dataset_in(tmp_path, layouts=BESIDE), store, backend)
     found, lacking = (CutObject(store.path(result.key), [source]) for source in sources)
     (row,) = found.stored("v")
     np.testing.assert_allclose(beep_onsets_s(found.frames.audio(row["clip"])), times_s, atol=0.008)
-    assert lacking.state("v") == ("rejected", "NO_AUDIO"), "its own sound is not what the layout asks for"
+    assert lacking.state("v") == ("rejected", "NO_AUDIO"), "its own audio is not what the layout asks for"
     assert "v.m4a" in lacking.source("v")["detail"] or "no file" in lacking.source("v")["detail"]
 
 
 # ---- who speaks, where the crop goes ---------------------------------------------------------------------------------
 
 
-def full_picture(media: Path, which: int) -> np.ndarray:
+def full_image(media: Path, which: int) -> np.ndarray:
     return heads(media / HEAD_CLIPS[which], 110, 256)
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory, media, anna, bert, backend):
-    """One shard of scenes, by name; every scene has 100 pictures, clips of 50."""
+    """One shard of scenes, by name; every scene has 100 frames, clips of 50."""
     root = tmp_path_factory.mktemp("people")
-    first, second = full_picture(media, 0), full_picture(media, 1)
+    first, second = full_image(media, 0), full_image(media, 1)
     scenes = {
         "nobody": scene(100),
         "leaves": scene(100, (anna[:1], sliding((60, 20), (340, 20), 30, 60))),
@@ -401,7 +399,7 @@ def people(tmp_path_factory, media, anna, bert, backend):
 
 
 def head_offsets(people, row, placing) -> np.ndarray:
-    """[n, 2] px: mean landmark of each valid frame relative to the corner of the pasted picture."""
+    """[n, 2] px: mean landmark of each valid frame relative to the corner of the pasted image."""
     first = round(row["start_s"] * 25)
     corners = np.array([placing(first + index)[:2] for index in range(row["num_frames"])])
     return (people.source_landmarks(row).mean(axis=1) - corners)[people.valid(row["clip"])]
@@ -482,7 +480,7 @@ def test_a_face_at_the_border_is_padded_with_black_never_squeezed(people, anna):
         assert matrix[0, 0] == matrix[1, 1] == 256 / side
         shown = round(row["start_s"] * 25) + 10
         drawn = scene(shown + 1, (anna, steady(-55, -25)))[shown]
-        assert psnr(frame, direct_crop(drawn, row)) > 30, "the picture itself, but for the video codec"
+        assert psnr(frame, direct_crop(drawn, row)) > 30, "the image itself, but for the video codec"
         assert (people.valid(row["clip"])).all()
 
 
@@ -495,7 +493,7 @@ def test_no_clip_crosses_a_cut_to_another_person(people):
 
 
 def test_no_clip_crosses_a_cut_at_the_end_of_a_block(tmp_path, media, backend):
-    first, second = full_picture(media, 0), full_picture(media, 1)
+    first, second = full_image(media, 0), full_image(media, 1)
     for at in (47, 49):
         write_scene(tmp_path / f"{at}.mp4", [*first[:at], *second[at:100]], hum(100))
     cut = cut_files(tmp_path / "store", sorted(tmp_path.glob("*.mp4")), dataset_in(tmp_path), backend)
@@ -505,7 +503,7 @@ def test_no_clip_crosses_a_cut_at_the_end_of_a_block(tmp_path, media, backend):
 # ---- rotation --------------------------------------------------------------------------------------------------------
 
 ONE = 1 << 16
-TURNS = {  # clockwise degrees that make it upright: (a, b, c, d) of the display matrix, np.rot90 of the stored picture
+TURNS = {  # clockwise degrees that make it upright: (a, b, c, d) of the display matrix, np.rot90 of the stored frame
     90: ((0, ONE, -ONE, 0), 1),
     180: ((-ONE, 0, 0, -ONE), 2),
     270: ((0, -ONE, ONE, 0), 3),
@@ -514,13 +512,13 @@ TURNS = {  # clockwise degrees that make it upright: (a, b, c, d) of the display
 
 def test_a_rotated_file_gives_the_crops_of_its_upright_copy(tmp_path, anna, backend):
     frames = scene(30, (anna, steady(40, 30)), size=(288, 256))
-    sound, good = Sound(hum(30)[None], rate_hz=16_000), {"crf": "12", "preset": "ultrafast"}
-    write_video(tmp_path / "upright.mp4", frames, size=(288, 256), sound=sound, options=good)
+    audio, good = Audio(hum(30)[None], rate_hz=16_000), {"crf": "12", "preset": "ultrafast"}
+    write_video(tmp_path / "upright.mp4", frames, size=(288, 256), audio=audio, options=good)
     for degrees, ((a, b, c, d), turns) in TURNS.items():
         stored = [np.rot90(frame, turns) for frame in frames]
         size = (stored[0].shape[1], stored[0].shape[0])
         matrix = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
-        write_video(tmp_path / f"{degrees}.mp4", stored, size=size, sound=sound, options=good, matrix=matrix)
+        write_video(tmp_path / f"{degrees}.mp4", stored, size=size, audio=audio, options=good, matrix=matrix)
     cut = cut_files(tmp_path / "store", sorted(tmp_path.glob("*.mp4")), dataset_in(tmp_path), backend)
     (upright,) = cut.stored("upright")
     for degrees in TURNS:
@@ -628,7 +626,7 @@ def test_the_same_shard_has_the_same_bytes_in_another_process(tmp_path, anna, be
     store.verify(here.key)
 
 
-def test_pictures_that_wait_on_disk_give_the_same_bytes(tmp_path, anna, backend, monkeypatch):
+def test_frames_that_wait_on_disk_give_the_same_bytes(tmp_path, anna, backend, monkeypatch):
     path = write_scene(tmp_path / "long.mp4", scene(130, (anna, sliding((20, 20), (90, 40), 0, 130))), hum(130))
     dataset = dataset_in(tmp_path, ClipRule(length_s="whole", min_tail_s=1.0))
     digests = []

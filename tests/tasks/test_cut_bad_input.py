@@ -16,7 +16,7 @@ from tasks.cut import cut_shard
 from tasks.faces.backend import Detection, FaceBackend, load_backend
 from tasks.media import frame_buffer
 from tasks.step_keys import cut_key
-from tests.media_samples import Sound, png_bomb, rotten, tone, truncated, write_sound, write_video
+from tests.media_samples import Audio, png_bomb, rotten, tone, truncated, write_audio_only, write_video
 from tests.scenes import (
     HEAD_CLIPS,
     CutObject,
@@ -34,7 +34,7 @@ SIZE = (256, 208)
 MAX_PIXELS = 1024 * 1024
 TOO_WIDE = (1280, 1024)
 HEADERS_BYTES = 700  # of a JPEG: everything before its scan
-DAMAGED = (60, 61)  # pictures of `rotten_little.mov`
+DAMAGED = (60, 61)  # frames of `rotten_little.mov`
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def anna(media: Path) -> np.ndarray:
 
 
 def wipe_jpegs(source: Path, target: Path, indices: range | tuple[int, ...]) -> Path:
-    """Zeros over the headers of some pictures of an MJPEG file: they cannot be decoded."""
+    """Zeros over the headers of some frames of an MJPEG file: they cannot be decoded."""
     data = bytearray(source.read_bytes())
     starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
     for index in indices:
@@ -71,38 +71,38 @@ def make_bad_files(root: Path, anna: np.ndarray, media: Path) -> dict[str, tuple
     def frames(count: int) -> list[np.ndarray]:
         return scene(count, (anna, steady(30, 5)), size=SIZE)
 
-    def talk(name: str, count: int, sound_s: float | None = None, **options: Any) -> Path:
-        sound = hum(round(25 * (count / 25 if sound_s is None else sound_s)))
-        return write_scene(root / f"{name}.mp4", frames(count), sound, **options)
+    def talk(name: str, count: int, audio_s: float | None = None, **options: Any) -> Path:
+        audio = hum(round(25 * (count / 25 if audio_s is None else audio_s)))
+        return write_scene(root / f"{name}.mp4", frames(count), audio, **options)
 
     good = talk("good", 150)
     talk("five_seconds", 125)
     talk("five_seconds_and_one", 126)
     talk("one_frame", 1, 0.1)
-    talk("sound_ends_early", 150, 4.0)
-    talk("sound_ends_a_little_early", 150, 5.5)
-    write_scene(root / "no_sound.mp4", frames(60))
+    talk("audio_ends_early", 150, 4.0)
+    talk("audio_ends_a_little_early", 150, 5.5)
+    write_scene(root / "no_audio.mp4", frames(60))
     (root / "empty.mp4").touch()
     (root / "text.mp4").write_text("this is no video\n" * 100)
     (root / "random.mp4").write_bytes(np.random.default_rng(3).bytes(20_000))
     (root / "playlist.mp4").write_text("ffconcat version 1.0\nfile 'good.mp4'\n")
-    track = Sound(hum(150)[None], rate_hz=16_000)
-    end = write_video(root / "whole.mp4", frames(100), size=SIZE, sound=track)
+    track = Audio(hum(150)[None], rate_hz=16_000)
+    end = write_video(root / "whole.mp4", frames(100), size=SIZE, audio=track)
     truncated(end, root / "index_lost.mp4", 0.8)
     end.unlink()
     truncated(good, root / "tail_lost.mp4", 0.67)
-    short = Sound(hum(60)[None], rate_hz=16_000)
+    short = Audio(hum(60)[None], rate_hz=16_000)
     swaying = scene(150, (anna[:1], lambda index: (30 + 20 * np.sin(index / 4), 5, 200)), size=SIZE)
-    jpegs = write_video(root / "intra.mov", swaying, size=SIZE, codec="mjpeg", pix_fmt="yuvj420p", sound=track)
+    jpegs = write_video(root / "intra.mov", swaying, size=SIZE, codec="mjpeg", pix_fmt="yuvj420p", audio=track)
     wipe_jpegs(jpegs, root / "rotten_little.mov", DAMAGED)
     wipe_jpegs(jpegs, root / "rotten_much.mov", range(20, 60))
-    write_video(root / "as_mp4.mkv", frames(60), size=SIZE, sound=short).rename(root / "matroska.mp4")
+    write_video(root / "as_mp4.mkv", frames(60), size=SIZE, audio=short).rename(root / "matroska.mp4")
     write_video(root / "odd.mp4", [frame[:207, :255] for frame in frames(60)], size=(255, 207), pix_fmt="yuv444p",
-                sound=short)  # fmt: skip
-    write_video(root / "hundred_hz.mp4", frames(60), size=SIZE, fps=100, sound=Sound(tone(0.6)))
-    write_sound(root / "sound_only.mp4", Sound(tone(2.0)), "mp4")
-    write_sound(root / "cover.mp4", Sound(tone(2.0)), "mp4", cover=True)
-    write_video(root / "wide.mp4", 2, size=TOO_WIDE, sound=Sound(tone(0.1)))
+                audio=short)  # fmt: skip
+    write_video(root / "hundred_hz.mp4", frames(60), size=SIZE, fps=100, audio=Audio(tone(0.6)))
+    write_audio_only(root / "audio_only.mp4", Audio(tone(2.0)), "mp4")
+    write_audio_only(root / "cover.mp4", Audio(tone(2.0)), "mp4", cover=True)
+    write_video(root / "wide.mp4", 2, size=TOO_WIDE, audio=Audio(tone(0.1)))
     png_bomb(root / "bomb.mov", 2000)
     renamed_codec(good, root / "unknown_codec.mp4")
     rotten(media / "surprise_512_25fps_3s.mp4", root / "rotten_bytes.mp4", 7, 400, 0.05, 0.9)
@@ -111,9 +111,9 @@ def make_bad_files(root: Path, anna: np.ndarray, media: Path) -> dict[str, tuple
         "five_seconds": ("done", ""),
         "five_seconds_and_one": ("done", ""),
         "one_frame": ("rejected", "TOO_SHORT"),
-        "sound_ends_early": ("rejected", "AV_LENGTH_MISMATCH"),
-        "sound_ends_a_little_early": ("done", ""),
-        "no_sound": ("rejected", "NO_AUDIO"),
+        "audio_ends_early": ("rejected", "AV_LENGTH_MISMATCH"),
+        "audio_ends_a_little_early": ("done", ""),
+        "no_audio": ("rejected", "NO_AUDIO"),
         "empty": ("rejected", "EMPTY"),
         "text": ("rejected", "NOT_MEDIA"),
         "random": ("rejected", "NOT_MEDIA"),
@@ -127,7 +127,7 @@ def make_bad_files(root: Path, anna: np.ndarray, media: Path) -> dict[str, tuple
         "matroska": ("done", ""),
         "odd": ("done", ""),
         "hundred_hz": ("rejected", "TOO_LARGE"),
-        "sound_only": ("rejected", "NO_VIDEO"),
+        "audio_only": ("rejected", "NO_VIDEO"),
         "cover": ("rejected", "NO_VIDEO"),
         "wide": ("rejected", "TOO_LARGE"),
         "bomb": ("rejected", "TOO_LARGE"),
@@ -216,17 +216,17 @@ def test_damage_costs_only_the_clips_that_show_it(bad):
         assert cut.frames.jpeg(before, index) == cut.frames.jpeg(clean_before, index)
     # The track that went through the damage may lie a fraction of a pixel elsewhere, and the crop with it.
     apart = np.abs(cut.source_landmarks(rows[2]) - cut.source_landmarks(whole[2]))
-    assert apart[..., 0].mean() < 0.5, "the head sways by 3 px per picture: no index is shifted"
+    assert apart[..., 0].mean() < 0.5, "the head sways by 3 px per frame: no index is shifted"
     assert np.abs(np.subtract(crop_of(rows[2]), crop_of(whole[2]))).max() <= 2
     for clip, clean in ((before, clean_before), (after, clean_after)):
         assert np.array_equal(cut.frames.audio(clip), cut.frames.audio(clean))
 
 
-def test_sound_that_ends_early_ends_the_last_clip(bad):
+def test_audio_that_ends_early_ends_the_last_clip(bad):
     cut, _, _, _ = bad
-    rows = cut.clips("sound_ends_a_little_early")
+    rows = cut.clips("audio_ends_a_little_early")
     assert [row["num_frames"] for row in rows[:2]] == [50, 50]
-    assert 36 <= rows[2]["num_frames"] <= 42, "5.5 s of sound and a tenth of a second of silence"
+    assert 36 <= rows[2]["num_frames"] <= 42, "5.5 s of audio and a tenth of a second of silence"
     assert len(cut.frames.audio(rows[2]["clip"])) == 640 * rows[2]["num_frames"]
 
 
@@ -236,17 +236,17 @@ def test_the_real_container_is_recorded(bad):
     assert (cut.source("odd")["width_px"], cut.source("odd")["height_px"]) == (255, 207)
 
 
-def test_bad_files_break_nothing_when_the_dataset_needs_no_sound(tmp_path, anna, backend):
-    """Without sound a source is judged by its picture alone."""
-    write_scene(tmp_path / "no_sound.mp4", scene(60, (anna, steady(30, 5)), size=SIZE))
+def test_bad_files_break_nothing_when_the_dataset_needs_no_audio(tmp_path, anna, backend):
+    """Without audio a source is judged by its video alone."""
+    write_scene(tmp_path / "no_audio.mp4", scene(60, (anna, steady(30, 5)), size=SIZE))
     write_video(tmp_path / "nobody.mp4", 60)
     whole = write_scene(tmp_path / "whole.mp4", scene(100, (anna, steady(30, 5)), size=SIZE))
     truncated(whole, tmp_path / "tail_lost.mp4", 0.7)
     layouts = {"files": {"pattern": "{x}", "name": "{x}", "subject": "x", "audio": {"required": False},
                          "clips": {"length_s": 2.0, "min_tail_s": 0.4}}}  # fmt: skip
     cut = cut_files(tmp_path / "store", sorted(tmp_path.glob("*.mp4")), dataset_in(tmp_path, layouts=layouts), backend)
-    assert {name: cut.state(name)[1] for name in ("no_sound", "nobody", "tail_lost", "whole")} == {
-        "no_sound": "", "nobody": "NO_FACE", "tail_lost": "TRUNCATED", "whole": "",
+    assert {name: cut.state(name)[1] for name in ("no_audio", "nobody", "tail_lost", "whole")} == {
+        "no_audio": "", "nobody": "NO_FACE", "tail_lost": "TRUNCATED", "whole": "",
     }  # fmt: skip
 
 
@@ -327,7 +327,7 @@ def test_nonsense_of_the_detector_is_never_stored_as_a_face(tmp_path, anna, back
 
 
 class Breaking:
-    """A backend that breaks on pictures of one height."""
+    """A backend that breaks on frames of one height."""
 
     name = "dlib"
 
@@ -420,8 +420,8 @@ def test_what_concerns_the_whole_run_passes_through(tmp_path, three, backend, er
     assert not list((tmp_path / "staging").iterdir())
 
 
-def test_a_disk_that_is_full_for_waiting_pictures_is_out_of_space(tmp_path, anna, backend, monkeypatch):
-    """Pictures of a long take wait in a file; when it cannot grow, no source is to blame."""
+def test_a_disk_that_is_full_for_waiting_frames_is_out_of_space(tmp_path, anna, backend, monkeypatch):
+    """Frames of a long take wait in a file; when it cannot grow, no source is to blame."""
 
     class FullFile:
         def write(self, _data):

@@ -1,4 +1,4 @@
-"""Cuts and flashes on synthetic pictures, at every place of a block."""
+"""Cuts and flashes on synthetic images, at every place of a block."""
 
 import numpy as np
 import pytest

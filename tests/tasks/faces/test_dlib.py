@@ -43,7 +43,7 @@ def test_faces_below_the_wanted_size_are_passed_over(grays, backend):
     assert backend.detect(gray, 600) == []
 
 
-def test_a_face_half_out_of_the_picture_is_verified(grays, backend):
+def test_a_face_half_out_of_the_frame_is_verified(grays, backend):
     gray = grays("head_shoulders_450_25fps.mp4", 100)[0]
     box = backend.detect(gray, 67)[0].box
     cut_off = gray[:, int(box[0] + 0.12 * (box[2] - box[0])) :]

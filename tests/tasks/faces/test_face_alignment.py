@@ -80,7 +80,7 @@ def test_the_real_loader_offline(random_backend, grays):
 
 
 def test_the_mirrored_pass_is_averaged_in(random_backend, monkeypatch):
-    """With a network that marks one place, landmark k of the mirrored picture must be landmark MIRROR_68[k] of ours."""
+    """With a network that marks one place, landmark k of the mirrored image must be landmark MIRROR_68[k] of ours."""
 
     def aligner(images):
         heatmaps = torch.zeros(len(images), 68, 64, 64)

@@ -205,7 +205,7 @@ def test_another_person_in_the_same_place_splits_the_track_without_a_cut(at):
     assert [_seen(rows) for rows in tracks.values()] == [list(range(at)), list(range(at, 60))]
 
 
-def test_a_jump_across_the_picture_splits_the_track():
+def test_a_jump_across_the_frame_splits_the_track():
     frames = [_scene((80, 120, 70, ANNA))] * 35 + [_scene((250, 110, 70, ANNA))] * 25
     tracks, _, _ = _track(frames)
     assert [_seen(rows) for rows in tracks.values()] == [list(range(35)), list(range(35, 60))]

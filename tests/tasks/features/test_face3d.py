@@ -39,7 +39,7 @@ def test_real_landmarks_are_explained(real):
     assert out["shape_model"].startswith("gp80x64")
 
 
-def test_mirrored_pictures_turn_the_other_way(real):
+def test_mirrored_images_turn_the_other_way(real):
     from tests.tasks.face3d.test_shape_models import _mirror
 
     straight = face3d.extract(clip_of(real), PARAMS)

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.features import quality
 from tasks.geometry import face_box
-from tests.fake_clips import encode, fake_clip, neutral_face, picture
+from tests.fake_clips import encode, fake_clip, image, neutral_face
 
 STILL = np.repeat(neutral_face()[None], 30, axis=0)
 EYES_PX = np.linalg.norm(neutral_face()[36] - neutral_face()[45])
@@ -25,8 +25,8 @@ def test_face_size_is_in_source_pixels() -> None:
 
 
 def test_blurring_lowers_sharpness_and_nothing_else() -> None:
-    sharp = [encode(picture(index)) for index in range(30)]
-    soft = [encode(cv2.GaussianBlur(picture(index), (0, 0), 2)) for index in range(30)]
+    sharp = [encode(image(index)) for index in range(30)]
+    soft = [encode(cv2.GaussianBlur(image(index), (0, 0), 2)) for index in range(30)]
     first, second = scores(read_jpeg=sharp.__getitem__), scores(read_jpeg=soft.__getitem__)
     assert second["sharpness"] < first["sharpness"] / 3
     assert second["brightness"] == pytest.approx(first["brightness"], abs=1)
@@ -54,7 +54,7 @@ def test_pixels_are_read_from_every_fifth_known_frame() -> None:
 
     def read(index: int) -> bytes:
         seen.append(index)
-        return encode(picture(0))
+        return encode(image(0))
 
     scores(read_jpeg=read, missing=[0, 1, 2])
     assert seen == [3, 8, 13, 18, 23, 28]

@@ -43,7 +43,7 @@ def test_confidence_is_the_peak_over_the_median() -> None:
     assert found["confidence"] == pytest.approx(curve.max() - np.median(np.abs(curve)), abs=1e-6)
 
 
-def test_unrelated_sound_is_less_confident() -> None:
+def test_unrelated_audio_is_less_confident() -> None:
     true = sync.extract(talking_clip(125, 0, seed=1), PARAMS)
     other = sync.extract(
         fake_clip(125, landmarks=talking_clip(125, 0, seed=1).landmarks, audio=talking_clip(125, 0, seed=2).audio),

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tasks.media.audio import AudioTrack, cut_audio, read_audio
-from tests.media_samples import Sound, tone, write_sound, write_video
+from tests.media_samples import Audio, tone, write_audio_only, write_video
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
 def test_any_rate_becomes_16_khz(tmp_path, rate_hz):
-    sound = Sound(tone(2.0, rate_hz), rate_hz, codec="pcm_s16le", format="s16")
-    track = read_audio(write_sound(tmp_path / "a.wav", sound))
+    audio = Audio(tone(2.0, rate_hz), rate_hz, codec="pcm_s16le", format="s16")
+    track = read_audio(write_audio_only(tmp_path / "a.wav", audio))
     assert track is not None
     assert abs(len(track.samples) - 32_000) <= 1
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)
@@ -25,7 +25,7 @@ def test_streamed_resampling_equals_soxr_at_once(tmp_path):
     import soxr
 
     noise = np.random.default_rng(1).uniform(-0.5, 0.5, 48_000 * 5).astype(np.float32)
-    path = write_sound(tmp_path / "n.wav", Sound(noise[None], codec="pcm_f32le", format="flt"))
+    path = write_audio_only(tmp_path / "n.wav", Audio(noise[None], codec="pcm_f32le", format="flt"))
     track = read_audio(path)
     assert track is not None
     expected = soxr.resample(noise, 48_000, 16_000, quality="HQ")
@@ -43,8 +43,8 @@ def test_channels_are_averaged_without_gain(tmp_path, layout, channels, codec, s
     samples = tone(1.5, 16_000, channels)
     if codec != "aac":
         samples *= np.linspace(0.5, 1.0, channels, dtype=np.float32)[:, None]
-    sound = Sound(samples, 16_000, codec, layout, format=sample_format)
-    track = read_audio(write_sound(tmp_path / f"a.{suffix}", sound))
+    audio = Audio(samples, 16_000, codec, layout, format=sample_format)
+    track = read_audio(write_audio_only(tmp_path / f"a.{suffix}", audio))
     assert track is not None
     expected = samples.mean(axis=0)
     tolerance = {"aac": 0.1, "pcm_u8": 0.015}.get(codec, 1e-4)  # AAC takes the tone out of the low-frequency channel
@@ -57,10 +57,10 @@ def test_channels_are_averaged_without_gain(tmp_path, layout, channels, codec, s
     [("aac", "fltp", "m4a"), ("libmp3lame", "fltp", "mp3"), ("flac", "s16", "flac"), ("libopus", "flt", "ogg"),
      ("aac", "fltp", "mp4"), ("aac", "fltp", "mkv")],
 )  # fmt: skip
-def test_encoder_delay_does_not_shift_the_sound(tmp_path, codec, sample_format, suffix):
+def test_encoder_delay_does_not_shift_the_audio(tmp_path, codec, sample_format, suffix):
     samples = np.zeros((1, 48_000), np.float32)
     samples[0, 24_000:28_800] = tone(0.1, hz=1000.0)
-    track = read_audio(write_sound(tmp_path / f"a.{suffix}", Sound(samples, codec=codec, format=sample_format)))
+    track = read_audio(write_audio_only(tmp_path / f"a.{suffix}", Audio(samples, codec=codec, format=sample_format)))
     assert track is not None
     onset = np.flatnonzero(np.abs(track.samples) > 0.2)[0] / 16_000 + track.start_s
     assert onset == pytest.approx(0.5, abs=0.004)
@@ -93,11 +93,11 @@ def test_gap_in_the_timestamps_becomes_silence(tmp_path):
     assert np.abs(track.samples[27_300:]).max() > 0.4
 
 
-def test_nan_and_infinity_are_cleaned_and_loud_sound_is_clipped(tmp_path):
+def test_nan_and_infinity_are_cleaned_and_loud_audio_is_clipped(tmp_path):
     samples = 3.0 * tone(1.0)
     samples[0, 1000:1010] = np.nan
     samples[0, 2000] = np.inf
-    track = read_audio(write_sound(tmp_path / "a.wav", Sound(samples, codec="pcm_f32le", format="flt")))
+    track = read_audio(write_audio_only(tmp_path / "a.wav", Audio(samples, codec="pcm_f32le", format="flt")))
     assert track is not None
     assert np.isfinite(track.samples).all()
     assert np.abs(track.samples).max() <= 1.0
@@ -106,8 +106,8 @@ def test_nan_and_infinity_are_cleaned_and_loud_sound_is_clipped(tmp_path):
 
 @pytest.mark.parametrize(("level", "is_silent"), [(0.0, True), (1e-4, True), (0.01, False)])
 def test_silence_is_flagged(tmp_path, level, is_silent):
-    sound = Sound(tone(1.0, level=level), codec="pcm_f32le", format="flt")
-    track = read_audio(write_sound(tmp_path / "a.wav", sound))
+    audio = Audio(tone(1.0, level=level), codec="pcm_f32le", format="flt")
+    track = read_audio(write_audio_only(tmp_path / "a.wav", audio))
     assert track is not None
     assert track.is_silent == is_silent
 

@@ -17,14 +17,14 @@ from tasks.media.audio import read_audio
 from tasks.media.container import MediaLimits
 from tasks.media.video import iter_slots, probe
 from tests.media_samples import (
-    Sound,
+    Audio,
     fps_filter,
     plane_hash,
     png_bomb,
     rotten,
     tone,
     truncated,
-    write_sound,
+    write_audio_only,
     write_video,
 )
 
@@ -83,7 +83,7 @@ def test_files_that_are_no_media(tmp_path, kind, function):
     assert reason_of(function, path) is Reason.NOT_MEDIA
 
 
-def test_picture_file_is_no_video(media):
+def test_image_file_is_no_video(media):
     assert reason_of(probe, media / "portrait_photo_cropped.jpg") is Reason.NOT_MEDIA
 
 
@@ -102,12 +102,12 @@ def test_cut_off_in_the_matroska_header(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
-@pytest.mark.parametrize("has_sound", [False, True])
-def test_cut_off_fast_start_gives_its_whole_frames_then_truncated(tmp_path, suffix, has_sound):
+@pytest.mark.parametrize("has_audio", [False, True])
+def test_cut_off_fast_start_gives_its_whole_frames_then_truncated(tmp_path, suffix, has_audio):
     whole = write_video(
         tmp_path / f"whole.{suffix}",
         75,
-        sound=Sound(tone(3.0), codec="libmp3lame" if suffix == "avi" else "aac") if has_sound else None,
+        audio=Audio(tone(3.0), codec="libmp3lame" if suffix == "avi" else "aac") if has_audio else None,
         movflags="faststart" if suffix == "mp4" else None,
         options={"g": "25", "bf": "0"},
     )
@@ -122,9 +122,9 @@ def test_cut_off_fast_start_gives_its_whole_frames_then_truncated(tmp_path, suff
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mov"])
 @pytest.mark.parametrize("audio_s", [1.0, 3.0, 5.0])
-def test_whole_files_with_shorter_or_longer_sound_are_not_truncated(tmp_path, suffix, audio_s):
-    sound = Sound(tone(audio_s), codec="libmp3lame" if suffix == "avi" else "aac")
-    path = write_video(tmp_path / f"v.{suffix}", 75, sound=sound)
+def test_whole_files_with_shorter_or_longer_audio_are_not_truncated(tmp_path, suffix, audio_s):
+    audio = Audio(tone(audio_s), codec="libmp3lame" if suffix == "avi" else "aac")
+    path = write_video(tmp_path / f"v.{suffix}", 75, audio=audio)
     found, reason = slots_until_rejected(path)
     assert reason is None
     assert abs(len(found) - 75) <= 1
@@ -185,7 +185,7 @@ def test_video_that_decodes_nowhere_is_corrupt(tmp_path):
     assert reason_of(probe, path) is Reason.CORRUPT_FRAMES
 
 
-def test_damaged_sound_keeps_its_time(media, tmp_path):
+def test_damaged_audio_keeps_its_time(media, tmp_path):
     source = media / "cropped_256_25fps_60s.mp4"
     whole = read_audio(source)
     damaged = read_audio(rotten(source, tmp_path / "v.mp4", 5, 200, 0.2, 0.8))
@@ -199,14 +199,14 @@ def test_damaged_sound_keeps_its_time(media, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mka"])
-def test_sound_only_has_no_video(tmp_path, suffix):
-    path = write_sound(tmp_path / f"a.{suffix}", Sound(tone(1.0)), "matroska" if suffix == "mka" else None)
+def test_audio_only_has_no_video(tmp_path, suffix):
+    path = write_audio_only(tmp_path / f"a.{suffix}", Audio(tone(1.0)), "matroska" if suffix == "mka" else None)
     assert reason_of(probe, path) is Reason.NO_VIDEO
     assert read_audio(path) is not None
 
 
-def test_cover_picture_is_no_video(tmp_path):
-    path = write_sound(tmp_path / "a.m4a", Sound(tone(1.0)), "mp4", cover=True)
+def test_cover_image_is_no_video(tmp_path):
+    path = write_audio_only(tmp_path / "a.m4a", Audio(tone(1.0)), "mp4", cover=True)
     with av.open(str(path)) as container:
         assert container.streams.video, "the sample must hold a cover"
     assert reason_of(probe, path) is Reason.NO_VIDEO
@@ -234,7 +234,7 @@ def test_video_beside_a_cover_is_found(tmp_path):
     ],
 )
 def test_limits(tmp_path, limits, reason):
-    path = write_video(tmp_path / "v.mp4", 50, sound=Sound(tone(2.0)))
+    path = write_video(tmp_path / "v.mp4", 50, audio=Audio(tone(2.0)))
     assert reason_of(probe, path, MediaLimits(**limits)) is reason
     assert reason_of(iter_slots, path, MediaLimits(**limits)) is reason
 
@@ -292,8 +292,8 @@ def test_endless_duration_in_the_header(tmp_path):
     assert reason_of(iter_slots, path) is Reason.TOO_LARGE
 
 
-def test_sound_longer_than_the_limit(tmp_path):
-    path = write_sound(tmp_path / "a.wav", Sound(tone(3.0), codec="pcm_s16le", format="s16"))
+def test_audio_longer_than_the_limit(tmp_path):
+    path = write_audio_only(tmp_path / "a.wav", Audio(tone(3.0), codec="pcm_s16le", format="s16"))
     assert reason_of(read_audio, path, MediaLimits(max_seconds=2.0)) is Reason.TOO_LARGE
 
 
@@ -308,7 +308,7 @@ def _memory_of_bomb(path, queue):
     queue.put((reasons, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
-def test_picture_bomb_with_an_innocent_header_stays_small(tmp_path):
+def test_image_bomb_with_an_innocent_header_stays_small(tmp_path):
     path = png_bomb(tmp_path / "v.mov", 8000)
     assert path.stat().st_size < 2 << 20
     context = multiprocessing.get_context("spawn")
@@ -399,7 +399,7 @@ def test_missing_file_is_not_a_property_of_the_input(tmp_path):
             function(tmp_path / "absent.mp4")
 
 
-def test_picture_that_changes_its_size(tmp_path):
+def test_frame_that_changes_its_size(tmp_path):
     path = tmp_path / "v.mkv"
     parts = [
         write_video(tmp_path / f"{i}.mkv", 5, size=size, codec="mpeg4") for i, size in enumerate([(64, 48), (32, 48)])
@@ -475,19 +475,19 @@ def _fuzz_child(sources, folder, queue):
 
 
 def test_fuzz_ends_in_an_answer_or_rejected(tmp_path):
-    sound = Sound(tone(1.0, 16_000), 16_000)
-    mp3 = Sound(tone(1.0, 16_000), 16_000, "libmp3lame")
+    audio = Audio(tone(1.0, 16_000), 16_000)
+    mp3 = Audio(tone(1.0, 16_000), 16_000, "libmp3lame")
     sources = [
-        write_video(tmp_path / "h264.mp4", 25, sound=sound, movflags="faststart"),
-        write_video(tmp_path / "h264end.mp4", 25, sound=sound),
+        write_video(tmp_path / "h264.mp4", 25, audio=audio, movflags="faststart"),
+        write_video(tmp_path / "h264end.mp4", 25, audio=audio),
         write_video(tmp_path / "vp9.webm", 25, codec="libvpx-vp9"),
-        write_video(tmp_path / "h264.mkv", 25, sound=sound),
-        write_video(tmp_path / "mpeg4.avi", 25, codec="mpeg4", sound=mp3),
+        write_video(tmp_path / "h264.mkv", 25, audio=audio),
+        write_video(tmp_path / "mpeg4.avi", 25, codec="mpeg4", audio=mp3),
         write_video(tmp_path / "mjpeg.mov", 10, codec="mjpeg", pix_fmt="yuvj420p"),
         write_video(tmp_path / "hevc.mp4", 25, codec="libx265"),
-        write_sound(tmp_path / "a.wav", Sound(tone(0.3), codec="pcm_s16le", format="s16")),
-        write_sound(tmp_path / "a.mp3", mp3),
-        write_sound(tmp_path / "a.flac", Sound(tone(0.5), codec="flac", format="s16")),
+        write_audio_only(tmp_path / "a.wav", Audio(tone(0.3), codec="pcm_s16le", format="s16")),
+        write_audio_only(tmp_path / "a.mp3", mp3),
+        write_audio_only(tmp_path / "a.flac", Audio(tone(0.5), codec="flac", format="s16")),
     ]
     folder = tmp_path / "mutants"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Files written by tasks.media.encode, read back with PyAV: frames, times, colours, and where the sound lies."""
+"""Files written by tasks.media.encode, read back with PyAV: frames, times, colours, and where the audio lies."""
 
 import resource
 from fractions import Fraction
@@ -14,12 +14,12 @@ RATE_HZ = 48_000
 
 
 def chirp(duration_s: float, rate_hz: int = RATE_HZ) -> np.ndarray:
-    """Sound whose correlation with itself has one sharp peak."""
+    """Audio whose correlation with itself has one sharp peak."""
     t = np.arange(round(duration_s * rate_hz)) / rate_hz
     return (0.4 * np.sin(2 * np.pi * (200 * t + 300 * t * t)) * (0.6 + 0.4 * np.sin(6 * np.pi * t))).astype(np.float32)
 
 
-def pictures(count: int, height: int = 96, width: int = 130) -> list[np.ndarray]:
+def images(count: int, height: int = 96, width: int = 130) -> list[np.ndarray]:
     """Frames whose left part, 4 columns wider per frame, is blue on red: the frame number can be read off."""
     frames = np.zeros((count, height, width, 3), np.uint8)
     frames[:] = (200, 60, 30)
@@ -28,17 +28,17 @@ def pictures(count: int, height: int = 96, width: int = 130) -> list[np.ndarray]
     return list(frames)
 
 
-def write(path: Path, frames: list[np.ndarray], fps: Fraction, sound: np.ndarray | None = None, **options) -> Path:
+def write(path: Path, frames: list[np.ndarray], fps: Fraction, audio: np.ndarray | None = None, **options) -> Path:
     height, width = frames[0].shape[:2]
-    with VideoWriter(path, VideoFormat(width, height, fps, None if sound is None else RATE_HZ, **options)) as writer:
+    with VideoWriter(path, VideoFormat(width, height, fps, None if audio is None else RATE_HZ, **options)) as writer:
         for frame in frames:
             writer.write_frame(frame)
-        for block in [] if sound is None else np.array_split(sound, 7):
+        for block in [] if audio is None else np.array_split(audio, 7):
             writer.write_audio(block)
     return path
 
 
-def decode_sound(path: Path) -> tuple[np.ndarray, Fraction]:
+def decode_audio(path: Path) -> tuple[np.ndarray, Fraction]:
     """Samples and the container time of the first."""
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
@@ -48,20 +48,20 @@ def decode_sound(path: Path) -> tuple[np.ndarray, Fraction]:
     return samples, frames[0].pts * frames[0].time_base
 
 
-def lag_and_correlation(sound: np.ndarray, decoded: np.ndarray, start: Fraction, rate_hz: int) -> tuple[float, float]:
-    """Container time in s at which sound[0] is heard, and the correlation there."""
-    size = 1 << (len(sound) + len(decoded)).bit_length()
-    product = np.fft.irfft(np.fft.rfft(decoded, size) * np.conj(np.fft.rfft(sound, size)), size)
+def lag_and_correlation(audio: np.ndarray, decoded: np.ndarray, start: Fraction, rate_hz: int) -> tuple[float, float]:
+    """Container time in s at which audio[0] is heard, and the correlation there."""
+    size = 1 << (len(audio) + len(decoded)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(decoded, size) * np.conj(np.fft.rfft(audio, size)), size)
     lag = int(np.argmax(product))
     lag -= size if lag > size // 2 else 0
-    first, last = max(0, -lag), min(len(sound), len(decoded) - lag)
-    return float(start) + lag / rate_hz, float(np.corrcoef(sound[first:last], decoded[first + lag : last + lag])[0, 1])
+    first, last = max(0, -lag), min(len(audio), len(decoded) - lag)
+    return float(start) + lag / rate_hz, float(np.corrcoef(audio[first:last], decoded[first + lag : last + lag])[0, 1])
 
 
 @pytest.mark.parametrize("fps", [Fraction(25), Fraction(30), Fraction(30000, 1001)])
 @pytest.mark.parametrize("preset", ["ultrafast", "medium"])
 def test_every_frame_comes_back_in_order_at_its_time(tmp_path, fps, preset):
-    path = write(tmp_path / "a.mp4", pictures(31), fps, preset=preset, crf=10)
+    path = write(tmp_path / "a.mp4", images(31), fps, preset=preset, crf=10)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -74,7 +74,7 @@ def test_every_frame_comes_back_in_order_at_its_time(tmp_path, fps, preset):
 
 @pytest.mark.parametrize(("height", "code"), [(96, 6), (720, 1)])
 def test_colours_survive_and_are_tagged(tmp_path, height, code):
-    frames = pictures(2, height)
+    frames = images(2, height)
     with av.open(str(write(tmp_path / "a.mp4", frames, Fraction(25), crf=1))) as container:
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_primaries, context.color_trc) == (code, code, code)
@@ -103,45 +103,45 @@ def test_planes_match_the_standards():
 
 
 @pytest.mark.parametrize("start_s", [0.0, 0.01, 0.1234, 1.0])
-def test_sound_is_heard_when_it_should_be(tmp_path, start_s):
-    sound = chirp(2.0)
-    path = write(tmp_path / "a.mp4", pictures(30), Fraction(25), sound, audio_start_s=start_s)
+def test_audio_is_heard_when_it_should_be(tmp_path, start_s):
+    audio = chirp(2.0)
+    path = write(tmp_path / "a.mp4", images(30), Fraction(25), audio, audio_start_s=start_s)
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         assert (stream.codec_context.name, stream.rate, stream.codec_context.channels) == ("aac", RATE_HZ, 1)
         assert container.streams.video[0].start_time == 0
-    heard_s, correlation = lag_and_correlation(sound, *decode_sound(path), RATE_HZ)
+    heard_s, correlation = lag_and_correlation(audio, *decode_audio(path), RATE_HZ)
     assert abs(heard_s - start_s) <= 1 / RATE_HZ
     assert correlation > 0.999
 
 
-def test_late_sound_starts_late(tmp_path):
-    path = write(tmp_path / "a.mp4", pictures(30), Fraction(25), chirp(0.5), audio_start_s=0.5)
-    assert 0.5 - 1024 / RATE_HZ - 1e-4 <= decode_sound(path)[1] <= 0.5
+def test_late_audio_starts_late(tmp_path):
+    path = write(tmp_path / "a.mp4", images(30), Fraction(25), chirp(0.5), audio_start_s=0.5)
+    assert 0.5 - 1024 / RATE_HZ - 1e-4 <= decode_audio(path)[1] <= 0.5
 
 
 @pytest.mark.parametrize(("suffix", "codec", "tightness"), [(".m4a", "aac", 0.999), (".wav", "pcm_s16le", 0.999999)])
 @pytest.mark.parametrize("rate_hz", [16_000, 48_000])
 def test_audio_files(tmp_path, suffix, codec, tightness, rate_hz):
-    sound = chirp(1.5, rate_hz)
+    audio = chirp(1.5, rate_hz)
     path = tmp_path / f"a{suffix}"
-    write_audio_file(path, sound, rate_hz)
+    write_audio_file(path, audio, rate_hz)
     with av.open(str(path)) as container:
         assert (len(container.streams), container.streams.audio[0].codec_context.name) == (1, codec)
         assert container.streams.audio[0].rate == rate_hz
-    decoded, start = decode_sound(path)
-    assert len(sound) <= len(decoded) < len(sound) + (2048 if suffix == ".m4a" else 1)
-    heard_s, correlation = lag_and_correlation(sound, decoded, start, rate_hz)
+    decoded, start = decode_audio(path)
+    assert len(audio) <= len(decoded) < len(audio) + (2048 if suffix == ".m4a" else 1)
+    heard_s, correlation = lag_and_correlation(audio, decoded, start, rate_hz)
     assert (heard_s, correlation > tightness) == (0.0, True)
 
 
 def test_index_comes_first(tmp_path):
-    data = write(tmp_path / "a.mp4", pictures(5), Fraction(25)).read_bytes()
+    data = write(tmp_path / "a.mp4", images(5), Fraction(25)).read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
 
 def test_same_input_same_bytes(tmp_path):
-    paths = [write(tmp_path / name, pictures(20), Fraction(25), chirp(0.8)) for name in ("a.mp4", "b.mp4")]
+    paths = [write(tmp_path / name, images(20), Fraction(25), chirp(0.8)) for name in ("a.mp4", "b.mp4")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -151,7 +151,7 @@ def test_nothing_remains_of_a_failed_file_and_the_old_one_stays(tmp_path):
 
     def fail_midway():
         with VideoWriter(path, VideoFormat(130, 96, Fraction(25))) as writer:
-            writer.write_frame(pictures(1)[0])
+            writer.write_frame(images(1)[0])
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
@@ -160,7 +160,7 @@ def test_nothing_remains_of_a_failed_file_and_the_old_one_stays(tmp_path):
 
 
 def test_nothing_remains_when_even_the_end_cannot_be_written(tmp_path):
-    """A full disk: the picture, and then the index when the file is closed."""
+    """A full disk: the frame, and then the index when the file is closed."""
     noise = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -175,7 +175,7 @@ def test_nothing_remains_when_even_the_end_cannot_be_written(tmp_path):
 def test_the_final_name_appears_only_at_the_end(tmp_path):
     path = tmp_path / "a.mp4"
     with VideoWriter(path, VideoFormat(130, 96, Fraction(25))) as writer:
-        writer.write_frame(pictures(1)[0])
+        writer.write_frame(images(1)[0])
         assert {entry.name for entry in tmp_path.iterdir()} <= {"a.mp4.partial"}
     assert list(tmp_path.iterdir()) == [path]
 

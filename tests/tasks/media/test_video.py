@@ -1,4 +1,4 @@
-"""Reading media: slots against FFmpeg's fps filter, sound against closed forms, upright pictures, colour tags."""
+"""Reading media: slots against FFmpeg's fps filter, audio against closed forms, upright frames, colour tags."""
 
 import os
 import tracemalloc
@@ -14,10 +14,10 @@ from storage.errors import Reason, Rejected
 from tasks.media.audio import cut_audio, read_audio
 from tasks.media.container import MediaLimits
 from tasks.media.video import YuvColor, iter_slots, probe
-from tests.media_samples import Sound, fps_filter, picture, plane_hash, tone, write_video
+from tests.media_samples import Audio, fps_filter, image, plane_hash, tone, write_video
 
 ONE = 1 << 16
-TURNS = {  # display matrix (a, b, c, d) -> how the upright picture comes from the stored one
+TURNS = {  # display matrix (a, b, c, d) -> how the upright frame comes from the stored one
     "90": ((0, ONE, -ONE, 0), lambda image: np.rot90(image, -1)),
     "180": ((-ONE, 0, 0, -ONE), lambda image: np.rot90(image, 2)),
     "270": ((0, -ONE, ONE, 0), lambda image: np.rot90(image, 1)),
@@ -67,11 +67,11 @@ def test_variable_frame_rate_gives_the_frames_of_the_fps_filter(tmp_path, suffix
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-@pytest.mark.parametrize("has_sound", [False, True])
-def test_late_first_picture_keeps_its_time(tmp_path, suffix, has_sound):
-    sound = Sound(tone(3.0)) if has_sound else None
+@pytest.mark.parametrize("has_audio", [False, True])
+def test_late_first_frame_keeps_its_time(tmp_path, suffix, has_audio):
+    audio = Audio(tone(3.0)) if has_audio else None
     pts = [27 + 2 * i for i in range(60)]
-    path = write_video(tmp_path / f"late.{suffix}", 60, pts=pts, time_base=Fraction(1, 60), sound=sound)
+    path = write_video(tmp_path / f"late.{suffix}", 60, pts=pts, time_base=Fraction(1, 60), audio=audio)
     assert_like_fps_filter(path)
     assert slots(path)[0][0] == 11
     assert probe(path).video_start_s == pytest.approx(0.45, abs=1e-3)
@@ -118,9 +118,9 @@ def test_constant_memory_and_no_held_frames(media):
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_pictures_are_upright(tmp_path, turn):
+def test_frames_are_upright(tmp_path, turn):
     (a, b, c, d), upright = TURNS[turn]
-    images = [picture(i, 64, 48) for i in range(5)]
+    images = [image(i, 64, 48) for i in range(5)]
     lossless = {"crf": "0", "preset": "ultrafast"}
     turned = write_video(tmp_path / "t.mp4", images, matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30], options=lossless)
     plain = write_video(tmp_path / "p.mp4", images, options=lossless)
@@ -160,9 +160,9 @@ def test_rotation_agrees_with_pyav(tmp_path):
         ("libx264rgb", "rgb24", "mp4", (64, 48)),
     ],
 )
-def test_codecs_and_pixel_formats_give_the_same_picture(tmp_path, codec, pix_fmt, suffix, size):
-    image = picture(3, *size)
-    path = write_video(tmp_path / f"v.{suffix}", [image] * 5, codec=codec, pix_fmt=pix_fmt, size=size)
+def test_codecs_and_pixel_formats_give_the_same_image(tmp_path, codec, pix_fmt, suffix, size):
+    drawn = image(3, *size)
+    path = write_video(tmp_path / f"v.{suffix}", [drawn] * 5, codec=codec, pix_fmt=pix_fmt, size=size)
     info = probe(path)
     assert (info.width_px, info.height_px) == size
     num = 0
@@ -171,7 +171,7 @@ def test_codecs_and_pixel_formats_give_the_same_picture(tmp_path, codec, pix_fmt
         assert frame.y.shape == size[::-1]
         assert frame.u.shape == frame.v.shape == ((size[1] + 1) // 2, (size[0] + 1) // 2)
         assert not frame.is_corrupt
-        assert np.abs(rgb_of(frame) - image).mean() < 5.0
+        assert np.abs(rgb_of(frame) - drawn).mean() < 5.0
     assert num == 5
 
 
@@ -213,7 +213,7 @@ def test_rejected_reports_reason_and_file(tmp_path):
 
 
 def flash_and_beep(path, audio_start_s, video_start=0, fps=30):
-    """White pictures and a beep at 1.2 s, 2.0 s and 2.8 s of the container's time."""
+    """White frames and a beep at 1.2 s, 2.0 s and 2.8 s of the container's time."""
     times = np.arange(4 * fps) / fps + video_start / fps
     events = [1.2, 2.0, 2.8]
     is_lit = [any(0 <= t - event < 0.0999 for event in events) for t in times + 1e-9]
@@ -222,7 +222,7 @@ def flash_and_beep(path, audio_start_s, video_start=0, fps=30):
     beeps = sum(((clock >= event) & (clock < event + 0.1)).astype(float) for event in events)
     samples = (0.7 * beeps * np.sin(2 * np.pi * 1000 * clock))[None].astype(np.float32)
     pts = [video_start + i for i in range(len(images))]
-    return write_video(path, images, fps=fps, pts=pts, sound=Sound(samples, start_s=audio_start_s), options={"bf": "2"})
+    return write_video(path, images, fps=fps, pts=pts, audio=Audio(samples, start_s=audio_start_s), options={"bf": "2"})
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
@@ -240,7 +240,7 @@ def test_flash_and_beep_stay_together(tmp_path, suffix, audio_start_s, video_sta
     assert len(flash_starts) == len(beep_starts) == 3
     assert np.abs(flash_starts - beep_starts).max() <= 1
     assert np.abs((flash_starts + first) / 25 - [1.2, 2.0, 2.8]).max() <= 0.04
-    # The sound's own time is far finer than a frame.
+    # The audio's own time is far finer than a frame.
     onsets = np.flatnonzero(np.abs(track.samples) > 0.2)
     onset = onsets[0] / 16_000 + track.start_s
     assert onset == pytest.approx(1.2, abs=0.002)

@@ -67,7 +67,7 @@ def test_another_rate_is_resampled(tmp_path: Path) -> None:
 
 def test_the_audio_of_a_video_begins_with_its_first_frame(tmp_path: Path) -> None:
     frame, audio = np.zeros((32, 32, 3), np.uint8), hum(16_000)
-    late = write_scene(tmp_path / "late.mp4", [frame] * 30, audio, sound_start_s=0.2)
+    late = write_scene(tmp_path / "late.mp4", [frame] * 30, audio, audio_start_s=0.2)
     found = video_audio(late, 40)
     assert found is not None
     assert found.shape == (640 * 40,)
