@@ -53,13 +53,13 @@ AV_PAD_S = 0.1
 def cut_shard(
     shard_id: str, sources: Sequence[Source], dataset: Dataset, store: ObjectStore, backend: FaceBackend | None = None
 ) -> StepResult:
-    """Cuts the sources of one shard and commits one object; what cannot be read now is reported as failed.
+    """Cuts the sources of one shard and commits one object; sources that cannot be read now are reported as failed.
 
     Args:
-        shard_id: for the record.
+        shard_id: id of the shard, repeated in the result.
         sources: usable sources of the shard, in its order.
-        dataset: the block they belong to; its root is where they lie.
-        store: where the object goes.
+        dataset: their dataset; paths of sources are relative to its root.
+        store: the object store that the object is committed to.
         backend: face backend; loaded by name when None.
 
     Returns:
@@ -93,7 +93,7 @@ def _commit_cut(
 ) -> dict[str, str]:  # fmt: skip
     """Cuts all sources into one object. Returns source id -> error of those that failed; then nothing is committed.
 
-    The key names every source of the object, so an object that lacks one must not stand under it.
+    The key names every source of the object, so an object that lacks one must not be stored under it.
     """
     failed: dict[str, str] = {}
     rows = _Rows([], [], [])
@@ -176,7 +176,7 @@ class _Job:
         try:
             state = self._cut()
         except Rejected as rejection:
-            detail = rejection.detail  # where a file lies is no part of what was found in it
+            detail = rejection.detail  # stored without paths: they are not a property of the contents
             for path in filter(None, (self.audio_path, self.path)):
                 detail = detail.replace(f"{path}: ", "").replace(str(path), "the file")
             if rejection.reason is Reason.TIMEOUT:
@@ -229,7 +229,7 @@ class _Job:
         if self.rows.tracks:
             return "done", "", ""
         reasons = Counter(row["reason"] for row in self.rows.clips)
-        # A short rest says nothing about the source; where a face was seen, its absence elsewhere says little.
+        # A short rest is no property of the source; where a face was found, its absence elsewhere weighs little.
         weight = {Reason.TOO_SHORT.value: 0, Reason.NO_FACE.value: 1}
         reason = max(reasons, key=lambda name: (weight.get(name, 2), reasons[name]))
         detail = next(row["detail"] for row in self.rows.clips if row["reason"] == reason)
@@ -249,7 +249,7 @@ class _Job:
         return track
 
     def _require_face(self) -> None:
-        """Lacking a face weighs more than lacking audio; a talking head shows its face at once, so this ends early."""
+        """Rejects a source without a face, which outweighs missing audio; ends at the first face."""
         tracker = FaceTracker(self.backend, self.track_params())
         block: list[NDArray[np.uint8]] = []
         for frame in iter_slots(self.path, self.limits, self.info):
@@ -305,7 +305,7 @@ class _Job:
             yield from current.finish()
 
     def _store(self, stretch: _Stretch, window: Window, frames: "_Frames | None") -> None:
-        """Stores frames and audio of one clip, or notes why it is none."""
+        """Stores the frames and audio of one clip, or records the reason why it is none."""
         place = (window.index, window.start, len(window))
         refusal = self._refusal(window)
         if refusal is not None:
@@ -344,7 +344,7 @@ class _Job:
         self.rows.clips.append(not_stored | columns)
 
     def _refusal(self, window: Window) -> tuple[Reason, str] | None:
-        """Why a window is no clip, decided from the input alone; scores are judged when publishing."""
+        """The reason why a window is no clip, from the input alone; scores are thresholded when publishing."""
         if window.is_tail:
             return Reason.TOO_SHORT, f"{len(window)} frames, the shortest clip has {self.layout.clips.min_frames}"
         if window.track_id < 0:
@@ -357,7 +357,7 @@ class _Job:
         return None
 
     def _check_totals(self) -> None:
-        """Judges the source as a whole, which is only known at its end."""
+        """Rejects the source for its totals, which are known only at its end."""
         assert self.info is not None
         share = self.num_corrupt / max(1, self.num_slots)
         if share > self.dataset.limits.max_corrupt_share:

@@ -29,7 +29,7 @@ def extract_shard(
         cut: result of the shard's cut.
         needs: required extractor -> key of its committed object for this shard.
         groups: one number per source of `cut.source_ids`; equal numbers are the same subject.
-        store: where to read and write.
+        store: object store of the cut and of the table.
     """
     began = time.monotonic()
     key, inputs = feature_key(name, params, cut.key, needs, groups)

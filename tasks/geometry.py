@@ -37,9 +37,9 @@ def face_box(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def hog_box(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The box that dlib's detector would draw around landmarks [..., 68, 2] px: float64 [..., 4], square.
+    """The box of dlib's detector around landmarks [..., 68, 2] px: float64 [..., 4], square.
 
-    The landmark predictor was trained on such boxes; computed from frame t it is where to look in frame t + 1.
+    The landmark predictor was trained on such boxes; computed from frame t, it is the search box of frame t + 1.
     """
     points = np.asarray(landmarks, np.float64)
     mean = points.mean(axis=-2)
@@ -64,7 +64,7 @@ def iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np
 
 
 def union(boxes: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Smallest box around boxes [N, 4]; NaN rows are passed over. All NaN (or N = 0): NaN."""
+    """Smallest box around boxes [N, 4]; NaN rows are ignored. All NaN (or N = 0): NaN."""
     known = boxes[np.isfinite(boxes).all(axis=1)]
     if not len(known):
         return np.full(4, np.nan, np.float32)

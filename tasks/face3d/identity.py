@@ -35,7 +35,7 @@ def fit_identity(
         landmarks: [N, 68, 2] centred image coordinates (`camera.to_centred`) of any frames, NaN where missing.
         model: shape model.
         settings: objective; the smoothness terms are not used, because the frames are far apart.
-        num_frames: at most so many frames are used, evenly spread over the usable ones.
+        num_frames: largest number of frames to use, evenly spread over the usable ones.
 
     Returns:
         NaN everywhere when no frame is usable.
@@ -66,7 +66,7 @@ class _State(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """What stays the same from step to step: M frames, lengths in camera units."""
+    """The constants of one fit of M frames, lengths in camera units."""
 
     observed: NDArray[np.float64]  # [M, 2, 68]
     mean: NDArray[np.float64]  # [68, 3]

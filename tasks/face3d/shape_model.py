@@ -19,7 +19,7 @@ class ShapeModel:
     Attributes:
         name: stored with every fit; coefficients of models with different names are not comparable.
         identity: changes whenever the numbers below change; part of what a fit is stored under.
-        unit: of the points, for example "outer-eye-corner distance".
+        unit: length unit of the points, for example "outer-eye-corner distance".
         mean: [68, 3] float64, iBUG-68 order, centred near the origin.
         id_basis: [68, 3, 80] float64.
         exp_basis: [68, 3, 64] float64.

@@ -85,7 +85,7 @@ def fit_track(
 
 
 class _Problem(NamedTuple):
-    """What stays the same from step to step: M usable frames, lengths in camera units."""
+    """The constants of one fit of M usable frames, lengths in camera units."""
 
     observed: NDArray[np.float64]  # [M, 2, 68]
     mean: NDArray[np.float64]  # [68, 3] this person's face without expression
@@ -156,7 +156,7 @@ class _Problem(NamedTuple):
 def _sheared(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Three views of one buffer: columns from the diagonal downwards, the matrices, their diagonals.
 
-    LAPACK wants the lower half of the block-tridiagonal matrix as its columns read from the diagonal downwards. Of a
+    LAPACK reads the lower half of the block-tridiagonal matrix as its columns read from the diagonal downwards. Of a
     symmetric block [70, 70] followed by zeros, column j is row j read from entry j on: the buffer seen with the row
     stride one entry longer.
     """

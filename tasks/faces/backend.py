@@ -1,6 +1,6 @@
-"""FaceBackend: what a face detector with 68 landmarks offers to the tracker.
+"""FaceBackend: the interface of a face detector with 68 landmarks.
 
-A backend is a module in this folder with a function `load() -> FaceBackend` and three constants that say what its
+A backend is a module in this folder with a function `load() -> FaceBackend` and three constants with all that its
 numbers depend on: CODE_FILES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in
 storage/weights.toml). Its file name is its name in datasets.yaml.
 """
@@ -56,7 +56,7 @@ class FaceBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BackendFacts:
-    """What a backend's numbers depend on; part of object keys.
+    """Code, libraries and weights that determine a backend's numbers; part of object keys.
 
     Attributes:
         code_files: files in tasks/.
@@ -83,12 +83,12 @@ def load_backend(name: str, device: str | None = None) -> FaceBackend:
     """Build the backend whose module is tasks/faces/<name>.py.
 
     Args:
-        name: of the module.
-        device: where a backend computes that can use a GPU, as torch calls it; None is a GPU if there is one.
+        name: name of the module.
+        device: torch device of a backend that can use a GPU; None is a GPU if there is one.
 
     Raises:
         ConfigError: there is no such backend.
-        WeightsError: a file or package that it needs is absent; the message says which and where to put it.
+        WeightsError: a file or package that it needs is absent; the message names it and its place.
     """
     return _module(name).load(device)
 

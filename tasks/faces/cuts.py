@@ -48,7 +48,7 @@ class CutFinder:
         return 0 if self._before is None else self._num_waited
 
     def push(self, grays: Sequence[NDArray[np.uint8]]) -> Cuts:
-        """Judge the next frames, each uint8 [H, W]."""
+        """Find the cuts among the next frames, each uint8 [H, W]."""
         num = len(grays)
         cuts = Cuts(np.zeros(num, bool), np.zeros(num, bool), np.zeros(num, bool))
         samples = []
@@ -71,7 +71,7 @@ class CutFinder:
     def _judge(
         self, before: NDArray[np.int16], samples: Sequence[NDArray[np.int16]], at: int, num_waited: int, cuts: Cuts
     ) -> int:
-        """Decide what frame `at`, which does not continue `before`, is; returns the next frame to look at."""
+        """Decide what frame `at`, which does not continue `before`, is; returns the next frame to compare."""
         self._before = None
         last = at + self._max_flash_frames - num_waited  # the latest frame that may show `before` again
         for back in range(at, min(last + 1, len(samples))):

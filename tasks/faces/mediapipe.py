@@ -177,7 +177,7 @@ def load(_device: str | None = None) -> MediapipeBackend:
 
 
 def missing() -> str | None:
-    """Why MediaPipe cannot be used here, in one line, or None."""
+    """The reason why MediaPipe cannot be used here, in one line, or None."""
     if find_spec("mediapipe") is None:
         return NO_PACKAGE
     return weights.missing(WEIGHTS)

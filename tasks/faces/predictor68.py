@@ -164,7 +164,7 @@ def _read_float(data: NDArray[np.uint8], at: int) -> tuple[float, int]:
 
 @numba.njit(cache=True)
 def _expect(data: NDArray[np.uint8], at: int, wanted: int) -> int:
-    """Step over the integer `wanted`; -1 when something else stands there."""
+    """Step over the integer `wanted`; -1 when it is another one."""
     value, at = _read_int(data, at)
     return at if value == wanted else -1
 

@@ -1,6 +1,6 @@
-"""FaceTracker: follows every face of a video, frame by frame, and says where one is missing.
+"""FaceTracker: follows every face of a video, frame by frame, and marks where one is missing.
 
-A face found once is followed by its landmarks: the box to look in at frame t + 1 is computed from the landmarks of
+A face found once is followed by its landmarks: the search box of frame t + 1 is computed from the landmarks of
 frame t. The detector only verifies, on a small crop every `detect_every` frames; it searches whole frames at the start
 of each shot, at the end of a block in which a face was lost or none is known, and rarely besides, to discover new
 faces. Missing is NaN, never a guess.
@@ -27,7 +27,7 @@ NEAR_SCALE = 1.6  # ... and at most this much larger or smaller
 
 
 class TrackParams(BaseModel):
-    """How faces are followed.
+    """Parameters of the tracking.
 
     Attributes:
         detect_every: a followed face is verified at least every so many frames.
@@ -143,7 +143,7 @@ class _Block:
 
 
 class _Finder:
-    """A backend whose nonsense is filtered out: boxes and landmarks that cannot be a face in the frame."""
+    """A backend without implausible results: boxes and landmarks that cannot be a face in the frame are dropped."""
 
     def __init__(self, backend: FaceBackend, min_face_px: int | None) -> None:
         self._backend, self._min_face_px = backend, min_face_px
@@ -354,7 +354,7 @@ def _is_plausible_box(box: NDArray[np.float64], shape: tuple[int, ...]) -> bool:
 
 @numba.njit(cache=True)
 def _movement(before: NDArray[np.float32], after: NDArray[np.float32]) -> tuple[float, float]:
-    """How far landmarks moved, and how much their shape changed (position, size, roll removed): RMS in RMS radii."""
+    """RMS movement of the landmarks, and RMS change of their shape (position, size, roll removed), in RMS radii."""
     num = len(before)
     mean_a = mean_b = 0j
     for i in range(num):

@@ -1,4 +1,4 @@
-"""Feature extractors, one file each; a file put here is found, nothing is registered.
+"""Feature extractors, one file each; a file in this folder is discovered, nothing is registered.
 
 An extractor module turns one clip into named arrays. Its columns become one Parquet object per shard.
 """
@@ -20,7 +20,7 @@ Arrays = Mapping[str, NDArray[Any] | np.generic | float | int | bool | str]
 
 
 class Extractor(Protocol):
-    """What a module in this folder offers.
+    """The interface of a module in this folder.
 
     Attributes:
         VERSION: raised whenever the same input gives other numbers.
@@ -52,21 +52,21 @@ def in_order(names: Sequence[str]) -> list[str]:
     """`names` such that each comes after those it requires; ties alphabetical.
 
     Raises:
-        KeyError: a name has no file here, or requires one that is not asked for.
+        KeyError: a name has no file here, or requires one that is not requested.
     """
     found, ordered = discover(), []
     pending = sorted(names)
     while pending:
         ready = [name for name in pending if all(need in ordered for need in found[name].REQUIRES)]
         if not ready:
-            raise KeyError(f"extractors {pending} require others that are not asked for")
+            raise KeyError(f"extractors {pending} require others that are not requested")
         ordered += ready
         pending = [name for name in pending if name not in ready]
     return ordered
 
 
 def missing(name: str, params: BaseModel) -> str | None:
-    """Why the extractor cannot run on this machine (no model file, no package), or None."""
+    """The reason why the extractor cannot run on this machine (no model file, no package), or None."""
     check = getattr(discover()[name], "missing", None)
     return check(params) if check else None
 
@@ -90,6 +90,6 @@ def key_params(name: str, params: BaseModel) -> dict[str, Any]:
 
 
 def prepare(name: str, clips: Sequence[Clip], params: BaseModel) -> Mapping[str, NDArray] | None:
-    """What the clips of one subject share (face3d: the identity), or None."""
+    """Arrays that the clips of one subject share (face3d: the identity), or None."""
     function = getattr(discover()[name], "prepare", None)
     return function(clips, params) if function else None

@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 class Params(BaseModel):
-    """'image' looks at each frame alone; 'video' tracks and smooths, which steadies the points but delays fast lips."""
+    """'image' analyses each frame alone; 'video' tracks and smooths, which steadies the points but delays fast lips."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +59,7 @@ def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = N
     """`landmarks478` [N, 478, 3], `blendshapes` [N, 52], `head_pose` [N, 4, 4] and the mask `blendshapes_valid` [N].
 
     Raises:
-        WeightsError: the package or the model file is absent; `missing` says so beforehand.
+        WeightsError: the package or the model file is absent; `missing` reports it beforehand.
     """
     n = clip.num_frames
     points, shapes, poses = (np.full((n, *shape), np.nan, np.float32) for shape in ((478, 3), (52,), (4, 4)))
@@ -74,7 +74,7 @@ def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = N
 
 
 def missing(params: Params) -> str | None:
-    """Why MediaPipe cannot be used here, or None."""
+    """The reason why MediaPipe cannot be used here, or None."""
     return mediapipe.missing()
 
 

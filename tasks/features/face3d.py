@@ -93,7 +93,7 @@ def key_params(params: Params) -> dict[str, Any]:
 
 
 def missing(params: Params) -> str | None:
-    """Why the fit cannot run here: the file of the shape model is absent."""
+    """The reason why the fit cannot run here (the file of the shape model is absent), or None."""
     if params.shape_model.endswith(".mat") and not Path(params.shape_model).is_file():
         return f"{Path(params.shape_model).name} is absent: correct face3d's shape_model, or set it to gp80x64"
     return None

@@ -50,7 +50,7 @@ def extract(clip: Clip, params: Params, shared: Mapping[str, NDArray] | None = N
 
 
 def missing(params: Params) -> str | None:
-    """Why the chosen backend cannot run here, or None."""
+    """The reason why the chosen backend cannot run here, or None."""
     if params.backend == "track":
         return None
     try:

@@ -1,4 +1,4 @@
-"""mel: the log-mel spectrogram that Wav2Lip and EDTalk are driven by, once per clip.
+"""mel: the log-mel spectrogram that drives Wav2Lip and EDTalk, once per clip.
 
 Source: Prajwal et al., A Lip Sync Expert Is All You Need, 2020 (audio settings); Tan et al., EDTalk, 2024.
 `mel_windows.mel_windows` gives the 16-column window of each video frame. The clip's own samples are transformed, as
@@ -44,7 +44,7 @@ MAX_ABS = 4.0
 
 
 class Params(BaseModel):
-    """How the clip continues at its ends: 'reflect' equals EDTalk's pinned librosa 0.8, 'constant' today's librosa."""
+    """Padding of the clip at its ends: 'reflect' equals EDTalk's pinned librosa 0.8, 'constant' today's librosa."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

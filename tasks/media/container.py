@@ -1,7 +1,7 @@
 """Open media files with PyAV: the demuxers that are allowed, the limits, and FFmpeg's errors as `Rejected`.
 
-What is wrong with a file itself leaves the readers of this package as `Rejected`; missing files and failing disks leave
-them as OSError.
+A defect of the file itself is raised as `Rejected` by all readers of this package, a missing file or a failing disk as
+OSError.
 """
 
 import os
@@ -83,7 +83,7 @@ def open_media(path: Path, formats: str, limits: MediaLimits) -> Iterator[InputC
 
 
 def rejection_of(error: FFmpegError, path: Path, is_open: bool) -> Rejected:
-    """What an FFmpeg error says about the file; `is_open`: it came after the container was opened.
+    """The rejection of a file for an FFmpeg error; `is_open`: it was raised after the container was opened.
 
     Raises:
         OSError, MemoryError: the machine is at fault, not the file.

@@ -37,8 +37,8 @@ class VideoFormat:
         audio_rate_hz: sample rate of the audio stream, None for a file without one.
         crf: x264 quality, 0 lossless .. 51.
         preset: x264 preset, 'ultrafast' .. 'veryslow'.
-        audio_start_s: time of the first audio sample; above 0 the audio stream starts late by its timestamps (readers
-            see it begin up to 1024 samples of silence earlier: the priming of AAC).
+        audio_start_s: time of the first audio sample; above 0 the audio stream starts late by its timestamps (by
+            up to 1024 samples of silence less: the priming of AAC).
         metadata: tags of the file, such as 'comment'.
     """
 

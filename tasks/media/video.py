@@ -1,7 +1,7 @@
 """Video: read files as 25-fps I420 frames on the time axis of their container.
 
-Start offsets, variable frame rate and rotation are honoured. What is wrong with a file itself leaves this module as
-`Rejected`; missing files and failing disks leave it as OSError.
+Start offsets, variable frame rate and rotation are honoured. A defect of the file itself is raised as
+`Rejected`, a missing file or a failing disk as OSError.
 """
 
 import math
@@ -56,7 +56,7 @@ _PLAIN_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 
 @dataclass(frozen=True, slots=True)
 class YuvColor:
-    """How Y, U, V become R, G, B: matrix of the ITU recommendation and whether Y spans 0..255 instead of 16..235."""
+    """Conversion of Y, U, V to R, G, B: the ITU matrix, and whether Y spans 0..255 instead of 16..235."""
 
     matrix: Matrix = "bt601"
     is_full_range: bool = False
@@ -79,9 +79,9 @@ class MediaInfo:
         container, codec, pixel_format: FFmpeg's names; the container is found by content, not by the file's suffix.
         rotation_deg: clockwise turn (0, 90, 180, 270) that made the frame upright; `is_mirrored` when flipped, too.
         declared_frames: frame count of the index, None when the container has none.
-        duration_s: of the video stream, or of the container where the stream has none; 0 when unknown.
+        duration_s: length of the video stream, or of the container where the stream has none; 0 when unknown.
         video_start_s, audio_start_s: time of the first frame and of the first audio packet.
-        color: how to convert the planes of `iter_slots`.
+        color: conversion of the planes of `iter_slots` to RGB.
     """
 
     container: str
@@ -111,7 +111,7 @@ class SlotFrame:
     Attributes:
         slot: consecutive from frame to frame, none missing; the first one need not be 0.
         y, u, v: upright uint8 planes [H, W], [ceil(H/2), ceil(W/2)] twice; valid only until the next iteration.
-        color: how to convert them to RGB.
+        color: their conversion to RGB.
         is_corrupt: the decoder flagged this frame, or frames that belong here could not be decoded.
         is_repeat: same frame as in the slot before.
     """
@@ -159,7 +159,7 @@ def iter_slots(path: Path, limits: MediaLimits = DEFAULT_LIMITS, info: MediaInfo
         info: result of `probe` of the same file; probed here when None.
 
     Raises:
-        Rejected: as `probe`; TRUNCATED after the last slot when the video ends earlier than its header says.
+        Rejected: as `probe`; TRUNCATED after the last slot when the video ends earlier than its header declares.
         OSError: the file is missing or cannot be read.
     """
     info = info or probe(path, limits)
@@ -216,7 +216,7 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float:
 
 
 def _declared_end_s(stream: VideoStream) -> float | None:
-    """Container time at which the stream says it ends; Matroska says it in a tag HH:MM:SS.fraction."""
+    """Declared container time of the end of the stream; Matroska has it in a tag HH:MM:SS.fraction."""
     if stream.frames and stream.container.format.name == "avi":
         return float(stream.frames * time_base(stream))  # FFmpeg guesses the duration anew when the index is missing
     if stream.duration:
@@ -378,7 +378,7 @@ class _Decoding:
             yield flush
 
     def _all_packets(self) -> Iterator[Packet]:
-        """The same where only the file as a whole has a length: follows its audio, too, to see whether it is there."""
+        """As `_packets` where only the container declares a length: its audio is followed, too, to find the end."""
         streams: list[Stream] = [self.stream, *self.container.streams.audio]
         for packet in self.container.demux(streams):
             if packet.stream is self.stream:
@@ -431,7 +431,7 @@ class _PlaneReader:
         """
         turn = self._turn = self._turn or _Turn.of(frame)
         if frame.format.name not in _PLAIN_FORMATS:
-            # The same frame as I420: YUV keeps its matrix and range, RGB becomes what `YuvColor()` says.
+            # The same frame as I420: YUV keeps its matrix and range, RGB becomes BT.601 limited, `YuvColor()`.
             full, limited, bt601 = ColorRange.JPEG, ColorRange.MPEG, Colorspace.ITU601
             is_rgb, is_full = frame.format.is_rgb, self._info.color.is_full_range
             frame = self._scaler.reformat(
