@@ -19,7 +19,7 @@ class Settings(BaseModel):
 
     Attributes:
         landmark_sigma_px: noise of one landmark coordinate, model error included.
-        weight_jaw, weight_brows, weight_nose, weight_eyes, weight_mouth: weights of the point groups; the jaw is a
+        weight_jaw, weight_brows, weight_nose, weight_eyes, weight_mouth: weight of the point group; the jaw is a
             silhouette and slides over the skin when the head turns.
         id_prior, exp_prior: strength of the N(0, 1) priors of the coefficients, that of identity per frame. Once for
             all frames is too little for the joint optimum of identity, poses and expressions: a deep face that hardly
