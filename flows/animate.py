@@ -150,7 +150,7 @@ def _plan(
     options: AnimateOptions, own: SystemOptions, renderer: Renderer, find: Callable[[Path], Portrait]
 ) -> _Plan:  # fmt: skip
     """`find` finds the face in a file."""
-    # Read before any image: the audio is what is most often wrong.
+    # Audio is read before any image, because it is the input that is most often wrong.
     samples = read_driving_audio(options.audio) if options.audio else None
     audio = None if samples is None else DrivingAudio(samples, audio_features(samples, own.audio_features()))
     portrait = find(options.portrait) if own.needs_portrait and options.portrait else None

@@ -35,7 +35,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turns what the system says while a file is written into one line.
+    """Turns errors of the operating system while a file is written into one line.
 
     Raises:
         OutOfSpace: the disk is full.

@@ -4,7 +4,7 @@
     models/<system>/inference/system.py      open(options, device, precision) -> Renderer
 
 The command imports the options of every system to show its help, so options.py imports neither torch nor networks.
-Decoded media and audio are handed in as the records below; what is common to all systems is done by flows/animate.py.
+Decoded media and audio are handed in as the records below; flows/animate.py does everything that systems share.
 """
 
 import importlib
@@ -38,7 +38,7 @@ class SystemOptions(BaseModel):
     them or None.
 
     Attributes:
-        needs_portrait: whether the system animates an image or video; False for one that renders a trained person.
+        needs_portrait: True if the system animates an image or video, False if it renders a trained person.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -214,7 +214,7 @@ def read_image(path: Path, max_side_px: int) -> Image:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what is wrong with a file into one line.
+    """Turns errors of reading a file into one line.
 
     Raises:
         PreflightError: instead of Rejected and OSError.

@@ -1,4 +1,4 @@
-"""Squares for what is animated: faces in them are as large as in training clips.
+"""Squares of portraits and driving videos, in which faces are as large as in training clips.
 
 Motion codes hold where in its square a face is, and how large. Training clips are squares around the faces of five
 seconds (see tasks.geometry), which are larger than one face, and smaller than all that a head does in minutes.

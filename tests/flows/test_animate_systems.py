@@ -1,6 +1,8 @@
 """`talkset animate` with systems that are only put into a folder: found, listed, animated; the crop is the model's."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from storage.errors import ConfigError
 from storage.store_layout import run_folder
 from tasks.media.encode import write_audio_file
 from tasks.portrait import find
+from tests.conftest import REPOSITORY
 from tests.models import toy
 from tests.models.edtalk.trained_runs import SMALL, save_trained
 from tests.scenes import write_scene
@@ -63,6 +66,15 @@ def test_they_are_listed_and_offer_their_own_options() -> None:
     offered = run("person", "--help").output
     assert "--emotion" in offered
     assert not any(name in offered for name in ("PORTRAIT", "--paste-back", "--margin"))
+
+
+def test_help_imports_no_networks_and_no_codec() -> None:
+    for words in (["--help"], ["animate", "--help"], ["animate", "edtalk", "--help"]):
+        command = [sys.executable, "-X", "importtime", "-m", "flows", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "pydantic" in loaded or words == ["--help"]
+        assert not loaded & {"torch", "av", "numba"}, words
 
 
 def test_a_portrait_is_animated_by_any_system() -> None:

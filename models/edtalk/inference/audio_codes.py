@@ -3,7 +3,7 @@
     network = mouth_network(part_of(tensors, "audio2lip"))        # tensors of a 'model' file
     mouth = mouth_codes(network, mel, num_frames)
 
-Clips may be long: audio is read in pieces, and what is kept grows with the codes only.
+Clips may be long: audio is read in pieces, and memory grows with the codes only.
 """
 
 from dataclasses import dataclass

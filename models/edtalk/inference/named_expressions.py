@@ -40,7 +40,7 @@ def expression(name: str, num_codes: int = 10) -> Tensor:
     spellings = dict.fromkeys((name, plain, MEAD_SPELLING.get(plain, plain)))
     places = []
     for folder in imported_folders(SYSTEM):
-        stems = {path.stem for path in folder.glob("*.npy")}  # as they are spelled, whatever the file system says
+        stems = {path.stem for path in folder.glob("*.npy")}  # exact spelling, also on file systems that ignore case
         places += [folder / f"{spelling}.npy" for spelling in spellings if spelling in stems]
     if places:
         return read_codes(places[0], num_codes)
@@ -59,7 +59,7 @@ def mean_expression(
     animator: Animator, snapshot: Snapshot, emotion: str, level: str | None = None, frames_per_clip: int = 8,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tensor, int]:  # fmt: skip
-    """Mean expression codes of the clips with an emotion that show a face, whatever their split: each counts the same.
+    """Mean expression codes of the clips with an emotion that show a face, whatever their split; all weigh the same.
 
     Args:
         animator: with a model that has an expression bank.

@@ -1,4 +1,4 @@
-"""The two networks that make mouth codes of sound: new ones to be trained, and trained ones by their tensors."""
+"""The two networks that turn audio into mouth codes: new ones to train, and trained ones from their tensors."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -17,7 +17,7 @@ MouthNetwork = Audio2Lip | TemporalAudio2Lip
 
 
 def new_compatible(scale: Standardiser, windows: Tensor | None) -> Audio2Lip:
-    """Audio2Lip as it was published; it begins with the mean codes, whatever it hears.
+    """Audio2Lip as it was published; before training its output is the mean codes for any audio.
 
     Args:
         scale: statistics of the mouth codes.
@@ -31,7 +31,7 @@ def new_compatible(scale: Standardiser, windows: Tensor | None) -> Audio2Lip:
         load_wav2lip(AUDIO_ENCODER, network.audio_encoder, "audio_encoder.")
     else:
         randomise(network.audio_encoder, windows)
-    # a random layer would stay what it is in all directions that the training clips do not have
+    # training would never change a random layer in directions that the training clips do not have
     nn.init.zeros_(network.mapping.weight)
     with torch.no_grad():
         network.mapping.bias.copy_(scale.mean)
@@ -53,7 +53,7 @@ def mouth_network(state: Mapping[str, Tensor]) -> MouthNetwork:
 
 @torch.no_grad()
 def randomise(encoder: nn.Sequential, windows: Tensor) -> None:
-    """Makes random features of an untrained encoder from which much of the windows [n, 1, 80, 16] can be told.
+    """Initialises an encoder to random features that preserve much of the mel windows [n, 1, 80, 16].
 
     Filters are random, blocks with a shortcut are only that, and responses have mean 1 and variance 1: most of them
     pass the ReLU unbent, so that little is lost on the way.

@@ -85,8 +85,8 @@ def test_longer_audio_begins_like_its_beginning(mel: np.ndarray) -> None:
     """As far as the audio behind the end has no effect."""
     network = flow()
     whole, part = (pose_codes(network, mel, frames, PoseSampling(4)) for frames in (NUM_FRAMES, 30))
-    heard = 30 - network.speech.num_context_frames
-    torch.testing.assert_close(whole[:heard], part[:heard], atol=1e-5, rtol=0)
+    known = 30 - network.speech.num_context_frames
+    torch.testing.assert_close(whole[:known], part[:known], atol=1e-5, rtol=0)
 
 
 def test_no_temperature_means_no_chance(mel: np.ndarray) -> None:
@@ -100,19 +100,22 @@ def test_expressions_of_an_emotion_of_audio_and_of_both(mel: np.ndarray) -> None
     table = EmotionTable(torch.randn(10), torch.randn(8, 10), torch.ones(8, dtype=torch.int64))
     network = ExpressionPredictor(scale(10), SIZE, table).eval()
     torch.nn.init.normal_(network.leave.weight)
-    mood = torch.rand(8)
-    felt = expression_codes(network, NUM_FRAMES, mood)
-    assert felt.shape == (NUM_FRAMES, 10)
+    vector = torch.rand(8)
+    from_emotion = expression_codes(network, NUM_FRAMES, vector)
+    assert from_emotion.shape == (NUM_FRAMES, 10)
     # rows of one product may differ in the last bit: which kernel takes a row depends on the processor
-    torch.testing.assert_close(felt, felt[:1].expand(NUM_FRAMES, -1), atol=1e-6, rtol=1e-5)
-    rising = torch.linspace(0, 1, NUM_FRAMES)[:, None] * mood
+    torch.testing.assert_close(from_emotion, from_emotion[:1].expand(NUM_FRAMES, -1), atol=1e-6, rtol=1e-5)
+    rising = torch.linspace(0, 1, NUM_FRAMES)[:, None] * vector
     changing = expression_codes(network, NUM_FRAMES, rising)
-    torch.testing.assert_close(changing[-1], felt[0])
-    torch.testing.assert_close(changing[18] - changing[0], (felt[0] - changing[0]) / 2, atol=1e-5, rtol=0)
-    heard, both = expression_codes(network, NUM_FRAMES, mel=mel), expression_codes(network, NUM_FRAMES, rising, mel)
+    torch.testing.assert_close(changing[-1], from_emotion[0])
+    torch.testing.assert_close(changing[18] - changing[0], (from_emotion[0] - changing[0]) / 2, atol=1e-5, rtol=0)
+    from_audio, both = (
+        expression_codes(network, NUM_FRAMES, mel=mel),
+        expression_codes(network, NUM_FRAMES, rising, mel),
+    )
     with torch.no_grad():
         expected = network(rising[None], frame_windows(mel, 0, NUM_FRAMES)[None])
-    torch.testing.assert_close(heard, expected.from_audio[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(from_audio, expected.from_audio[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(both, expected.both[0], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="an emotion or audio"):
         expression_codes(network, NUM_FRAMES)

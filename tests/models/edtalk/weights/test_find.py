@@ -50,7 +50,7 @@ def test_a_generator_comes_back_from_a_file(tmp_path: Path, suffix: str, options
 @pytest.mark.parametrize(
     "shape", [Shape(), SMALL, Shape(size_px=64, width=0.3, latent_dim=40, num_mouth=9, num_pose=8, num_expression=7)]
 )
-def test_sizes_are_told_by_the_tensors(shape: Shape) -> None:
+def test_sizes_are_those_of_the_tensors(shape: Shape) -> None:
     with torch.device("meta"):
         model, lia = EDTalk(shape), Lia(shape)
     found = find.shape_of(model.state_dict(), "file")
@@ -77,7 +77,7 @@ def test_runs_are_found_by_id_digits_and_folder(store: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("stage", ["mouth_pose", "expression", "finetune"])
-def test_networks_for_sound_are_found_by_what_they_started_from(store: Path, stage: str) -> None:
+def test_networks_for_audio_are_found_by_what_they_started_from(store: Path, stage: str) -> None:
     runs = save_all_stages(store)
     weights = find_weights(GENERATOR, str(run_folder(store, runs[stage].id)))
     assert find_weights(MOUTH, None, weights).name == runs["audio2mouth"].id
@@ -154,7 +154,7 @@ def test_the_published_mouth_does_not_drive_codes_that_were_learned_here(tmp_pat
         find_weights(MOUTH, None, weights_of(store, run))
 
 
-def test_networks_for_sound_are_built_as_they_were() -> None:
+def test_networks_for_audio_are_built_as_they_were() -> None:
     mouth, pose, compatible = mouth_network(), pose_network(), Audio2Lip()
     made = [
         find.mouth_model(find.Weights(mouth.state_dict(), "a", "")),

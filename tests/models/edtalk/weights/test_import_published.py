@@ -76,7 +76,7 @@ def test_training_goes_on_with_the_discriminator_of_the_file(
 
 
 @pytest.mark.parametrize(
-    ("dis", "told"),
+    ("dis", "reason"),
     [
         (nn.Linear(1, 1), "2 unknown (weight, bias)"),
         (Discriminator(Shape(size_px=32, width=1 / 16)), "of another shape"),
@@ -84,13 +84,13 @@ def test_training_goes_on_with_the_discriminator_of_the_file(
         (nn.Identity(), "missing"),
     ],
 )
-def test_a_discriminator_that_does_not_fit_is_left_out_and_told(
-    tmp_path: Path, cache: Path, dis: nn.Module, told: str
+def test_a_discriminator_that_does_not_fit_is_left_out_and_reported(
+    tmp_path: Path, cache: Path, dis: nn.Module, reason: str
 ) -> None:
     answer = import_published("edtalk", save(tmp_path / "EDTalk.pt", gen=EDTalk(SMALL), dis=dis))
     line = str(answer["discriminator"])
     assert line.startswith("left out, training starts with a new one: dis: its tensors are not those of Discriminator")
-    assert told in line
+    assert reason in line
     assert "\n" not in line
     assert {key.partition(".")[0] for key in load_file(cache / "EDTalk.safetensors")} == {"gen"}
 
@@ -152,7 +152,7 @@ def test_codes_of_expressions_are_imported_by_their_names(tmp_path: Path, cache:
     assert [path.name for path in cache.iterdir()] == ["disgusted.npy"]
 
 
-def test_what_is_replaced_is_told(tmp_path: Path) -> None:
+def test_a_replaced_file_is_reported(tmp_path: Path) -> None:
     first = import_published("edtalk", save(tmp_path / "a.pt", gen=EDTalk(SMALL)))
     second = import_published("edtalk", save(tmp_path / "b.pt", gen=EDTalk(SMALL)))
     assert "replaced" not in first

@@ -16,7 +16,7 @@ def under(name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": value for key, value in module.state_dict().items()}
 
 
-def test_parts_are_told_by_the_name_before_the_first_dot() -> None:
+def test_parts_have_the_name_before_the_first_dot() -> None:
     value = torch.zeros(1)
     state = {"gen.dec.weight": value, "generator.x": value, "dis.gen.y": value}
     assert list(part_of(state, "gen")) == ["dec.weight"]
