@@ -20,7 +20,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -271,8 +271,8 @@ def _compute(folder: Path, num_steps: int) -> dict[str, float]:
             found.update(held=meter.num_held, rss_first_mib=meter.rss_mib[0], rss_last_mib=meter.rss_mib[-1])
 
     with patch.object(fan_out, "make_runner", metered):
-        fan_out.compute(run, work)
-    assert run.num_new == num_steps, run.failed
+        computed = fan_out.compute(run, work)
+    assert computed.num_new == num_steps, computed.failed
     return found
 
 
@@ -303,15 +303,20 @@ def _standing(client: Any, processes: Mapping[str, list[psutil.Process]]) -> dic
 
 def _plan(folder: Path, num_steps: int, has_server: bool) -> tuple[Any, list[Any]]:
     """A run over the `mead` block of datasets.yaml with an empty store, and shards enough for `num_steps`."""
-    from flows.pipeline.prepare import new_run
+    from flows.pipeline.prepare import Run, absolute_dataset
     from flows.refresh_options import RefreshOptions
     from flows.reporting.artifacts import ProgressArtifact
+    from flows.reporting.progress import Progress
+    from tasks.inventory import Inventory
     from tasks.plan import make_plan
-    from tasks.shard_work import find_work
+    from tasks.shard_work import find_work, resolve_features
 
     options = RefreshOptions(dataset="mead", store=folder / "store", workers=_NUM_WORKERS, has_server=has_server)
-    run = new_run(options, ProgressArtifact(options.dataset))
-    run = replace(run, params={name: params for name, params in run.params.items() if name != _LEFT_OUT})
+    dataset, progress = absolute_dataset(options), Progress(options.is_quiet)
+    progress.watch(ProgressArtifact(options.dataset))
+    params, skipped = resolve_features(dataset)
+    params = {name: one for name, one in params.items() if name != _LEFT_OUT}
+    run = Run(options, dataset, progress, Inventory((), 0, 0), params, skipped)
     num_shards, rest = divmod(num_steps, 1 + len(run.params))
     assert not rest, f"--steps must be a multiple of {1 + len(run.params)}, the steps of a shard"
     sources = [_take(subject, take) for subject in range(num_shards) for take in range(_TAKES)]

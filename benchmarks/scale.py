@@ -105,15 +105,14 @@ _NAMES = {
 
 def _build(folder: Path) -> dict[str, float]:
     """Commits a cut and all features of every shard; nothing is synced to disk, for this store is not kept."""
-    from flows.pipeline.prepare import count_sources, new_run, plan_work
+    from flows.pipeline.prepare import plan_work, unlocked_run
     from storage.snapshot import bind_store
 
     os.fsync = lambda fd: None  # pyright: ignore[reportAttributeAccessIssue]
     options = _refresh_options(folder)
     bind_store(options.store, "scale")
-    run = new_run(options)
-    _, _, work = plan_work(run, count_sources(run))
-    for item in work:
+    run = unlocked_run(options)
+    for item in plan_work(run).shards:
         cut = _commit_cut(run.objects, run.dataset, item.members)
         keys: dict[str, str] = {}
         for name, params in run.params.items():
@@ -126,39 +125,40 @@ def _publish(folder: Path) -> dict[str, float]:
     import flows.refresh  # noqa: F401  (the driver has Prefect loaded)
     from flows.code_version import code_version
     from flows.pipeline.fingerprint import remember_fingerprint
-    from flows.pipeline.prepare import count_sources, new_run, plan_work
+    from flows.pipeline.prepare import plan_work, unlocked_run
     from storage.records import ShardResults
     from tasks.publish import publish_snapshot
 
-    run = new_run(_refresh_options(folder))
+    options = _refresh_options(folder)
     began, cpu = time.perf_counter(), time.process_time()
-    inventory, plan, work = plan_work(run, count_sources(run))
+    run = unlocked_run(options)
+    work = plan_work(run)
     planned = time.perf_counter()
-    results = [ShardResults(item.shard, item.members, item.cut, item.features) for item in work if item.cut]
+    results = [ShardResults(item.shard, item.members, item.cut, item.features) for item in work.shards if item.cut]
     snapshot, _ = publish_snapshot(
-        run.dataset, run.options.store, inventory, plan, results, {}, run.skipped, code_version()
+        run.dataset, options.store, work.inventory, work.plan, results, {}, run.skipped, code_version()
     )
     ended = time.perf_counter()
     used = _used(began, cpu)
-    assert snapshot.body.counts["clips"]["expected"] == len(inventory.sources)
-    remember_fingerprint(run.options.store, run.dataset, inventory, snapshot, is_complete=True)
+    assert snapshot.body.counts["clips"]["expected"] == len(work.inventory.sources)
+    remember_fingerprint(options.store, run.dataset, work.inventory, snapshot, is_complete=True)
     num_objects = sum(1 for _ in snapshot.body.objects())
     return used | {
-        "plan_s": planned - began, "publish_s": ended - planned, "num_shards": len(work), "num_objects": num_objects
+        "plan_s": planned - began, "publish_s": ended - planned, "num_shards": len(work.shards),
+        "num_objects": num_objects,
     }  # fmt: skip
 
 
 def _unchanged(folder: Path) -> dict[str, float]:
     """The quick answer of a refresh and no more: nothing is computed if somebody edits the code meanwhile."""
-    from flows.pipeline.fingerprint import unchanged_snapshot
-    from flows.pipeline.prepare import new_run
-    from storage.hash_cache import HashCache
-    from storage.store_layout import hash_cache_file
-    from tasks.inventory import header_seconds, take_inventory
+    from flows.pipeline.prepare import open_run
 
-    run = new_run(_refresh_options(folder))
-    cache = HashCache(hash_cache_file(run.options.store), header_seconds)
-    return _timed(lambda: unchanged_snapshot(run.options.store, run.dataset, take_inventory(run.dataset, cache)))
+    def answer() -> Any:
+        with open_run(options) as run:
+            return run.unchanged
+
+    options = _refresh_options(folder)
+    return _timed(answer)
 
 
 def _status(folder: Path) -> dict[str, float]:
@@ -225,7 +225,7 @@ def _make_tree(folder: Path, num_clips: int) -> None:
 
 
 def _refresh_options(folder: Path) -> Any:
-    from flows.pipeline.prepare import RefreshOptions
+    from flows.refresh_options import RefreshOptions
 
     return RefreshOptions(dataset="scale", store=folder / "store", catalog=folder / "datasets.yaml")
 

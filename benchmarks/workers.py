@@ -104,7 +104,7 @@ def _busy_s() -> float:
 
 def _submit(client: Any, folder: Path, store: Path, workers: list[str] | None) -> list[Any]:
     """Submits the steps of one shard; futures of (result, CPU seconds, frames), the cut first."""
-    from flows.execution.placement import placement
+    from flows.execution.dask_cluster import placement
     from tasks import features
     from tasks.shard_work import resolve_features
 

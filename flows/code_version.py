@@ -1,4 +1,4 @@
-"""Version of the code: the package's number and a hash of its sources, so that it is right without a repository."""
+"""Version of the code: the package's number and a hash of its files, so that it is right without a repository."""
 
 import hashlib
 from functools import cache
@@ -16,11 +16,8 @@ def code_version() -> str:
     for package in _PACKAGES:
         for file in sorted((root / package).rglob("*.py")):
             digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return f"{_number()}+{digest.hexdigest()[:12]}"
-
-
-def _number() -> str:
     try:
-        return metadata.version("talkset")
+        number = metadata.version("talkset")
     except metadata.PackageNotFoundError:
-        return "0"
+        number = "0"
+    return f"{number}+{digest.hexdigest()[:12]}"

@@ -12,7 +12,7 @@ from prefect.runtime import deployment, flow_run
 
 from flows.code_version import code_version
 from flows.reporting.logs import run_logger
-from flows.server.pools import GPU_LIMIT
+from flows.server.prefect_server import GPU_LIMIT
 from flows.train_options import Device, TrainOptions
 from storage.runs import RunRecord
 from storage.store_layout import run_folder

@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
-import cv2
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
@@ -208,6 +207,8 @@ class FrameStore:
         Raises:
             IndexError: the clip has no such frame.
         """
+        import cv2  # not at the top: reading a snapshot's lists must be quick, see tests/flows/cli/test_imports.py
+
         image = cv2.imdecode(np.frombuffer(self.jpeg(clip, index), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise self._corrupt(f"frame {index} of {clip} is not an image")

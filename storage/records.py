@@ -161,10 +161,16 @@ class ShardResults:
 def as_json(value: Any) -> Any:
     """A record, also of records, as the JSON document that commands print: mappings, lists and plain values.
 
-    The underscore of a field that is named like a keyword of Python (`from_`) is dropped.
+    The underscore of a field that is named like a keyword of Python (`from_`) is dropped. A field that defaults to
+    None and has no value is left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {part.name.rstrip("_"): as_json(getattr(value, part.name)) for part in fields(value)}
+        given = ((part, getattr(value, part.name)) for part in fields(value))
+        return {
+            part.name.rstrip("_"): as_json(inner)
+            for part, inner in given
+            if inner is not None or part.default is not None
+        }
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):

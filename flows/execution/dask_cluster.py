@@ -1,7 +1,7 @@
 """Where the work runs: a local cluster of single-threaded processes on loopback, or any Dask scheduler by address."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,8 +11,16 @@ from distributed import Client, Future, LocalCluster
 from prefect import Task
 from prefect_dask.task_runners import DaskTaskRunner
 
-from flows.execution.threads import THREAD_VARIABLES
 from flows.refresh_options import RefreshOptions
+
+# One thread per process: Dask runs as many processes as there are cores to use.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
+)  # fmt: skip
+
+# Cuts are the longest steps and everything waits for them: started first, the short extractors are left to fill the
+# end, when there is no longer a whole shard for every worker.
+_CUT_PRIORITY = 1
 
 # Read by a scheduler in this process, so that it holds for local clusters; another scheduler has its own settings.
 _SCHEDULER = {
@@ -28,24 +36,20 @@ _SCHEDULER = {
 
 
 class Runner(Protocol):
-    """What takes steps; the cluster is up between entering and leaving it.
-
-    Attributes:
-        client: of the cluster.
-    """
+    """Takes steps; the cluster is up between entering and leaving it."""
 
     @property
     def client(self) -> Client:
-        """Of the cluster."""
+        """The cluster's client."""
         ...
 
     def submit(self, task: Task[Any, Any], parameters: dict[str, Any]) -> Any:
-        """A future of the step, with `result()`."""
+        """Submits a step; returns its future, which has `result()`."""
         ...
 
 
 def make_runner(options: RefreshOptions) -> AbstractContextManager[Runner]:
-    """A task runner; enter it to start or reach the cluster."""
+    """A task runner; entering it starts the local cluster, or connects to the scheduler of the options."""
     dask.config.set(_SCHEDULER)  # pyright: ignore[reportPrivateImportUsage]
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
@@ -86,3 +90,18 @@ def _plain_runner(options: RefreshOptions) -> Iterator[PlainRunner]:
     with ExitStack() as stack:
         where: Any = options.scheduler or stack.enter_context(LocalCluster(**_local_cluster(options)))
         yield PlainRunner(stack.enter_context(Client(where)))
+
+
+@contextmanager
+def placement(step: str, resources: Mapping[str, float] | None = None) -> Iterator[None]:
+    """Places the tasks submitted inside the block: which workers may take them, and what goes first.
+
+    Args:
+        step: 'cut', or an extractor's name.
+        resources: what a worker must have been started with, such as {"GPU": 1}; None is any worker.
+    """
+    annotations: dict[str, object] = {"priority": _CUT_PRIORITY if step == "cut" else 0}
+    if resources:
+        annotations["resources"] = dict(resources)
+    with dask.annotate(**annotations):  # pyright: ignore[reportPrivateImportUsage]
+        yield

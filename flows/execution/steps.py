@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.execution.threads import THREAD_VARIABLES
+from flows.execution.dask_cluster import THREAD_VARIABLES
 from flows.reporting.logs import run_logger, silence_console
 from storage.catalog import Dataset
 from storage.objects import ObjectStore

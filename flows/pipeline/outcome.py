@@ -1,7 +1,8 @@
-"""What a refresh answers: one shape, whether it worked for hours or saw at once that nothing had changed."""
+"""The answer of a refresh: one record, whether it computed for hours or found at once that nothing had changed."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from storage import snapshot as snapshots
 from storage.records import State
@@ -9,15 +10,57 @@ from storage.snapshot import Snapshot
 from tasks.store.diff import diff_snapshots
 
 
-def outcome(snapshot: Snapshot, is_new: bool, num_steps: int, skipped: Mapping[str, str]) -> dict[str, Any]:
-    """Plain values: status ('done', 'partial' or 'unchanged'), the snapshot, counts, what changed since its parent."""
+@dataclass(frozen=True, slots=True)
+class RefreshOutcome:
+    """What a refresh did; plain values.
+
+    Attributes:
+        status: 'partial' when sources failed, else 'done' or, without a new snapshot, 'unchanged'.
+        dataset, store: the dataset's name and the folder of its store.
+        number, id: the snapshot that is now the latest.
+        is_new: this refresh has published it.
+        steps_computed: steps of shards that were not in the store.
+        counts, splits: see storage.snapshot.SnapshotBody.
+        skipped_features: extractor -> why it did not run.
+        failed: path -> error of every failed source.
+        changes: 'added', 'changed', 'renamed' and 'removed' sources since the parent; empty without a new snapshot.
+        training: system -> its decision, see flows.pipeline.start_training; only with --train.
+        seconds: wall time of the command.
+    """
+
+    status: Literal["done", "partial", "unchanged"]
+    dataset: str
+    store: str
+    number: int
+    id: str
+    is_new: bool
+    steps_computed: int
+    counts: Mapping[str, Any]
+    splits: Mapping[str, int]
+    skipped_features: Mapping[str, str]
+    failed: Mapping[str, str]
+    changes: Mapping[str, list[str]]
+    training: Mapping[str, Any] | None = None
+    seconds: float | None = None
+
+
+def outcome(snapshot: Snapshot, is_new: bool, num_steps: int) -> RefreshOutcome:
+    """The answer of a refresh that ended with this snapshot."""
     body, failed = snapshot.body, failed_sources(snapshot)
-    return {
-        "status": "partial" if failed else ("done" if is_new else "unchanged"),
-        "dataset": body.dataset, "store": str(snapshot.store), "number": body.number, "id": snapshot.id,
-        "is_new": is_new, "steps_computed": num_steps, "counts": body.counts, "splits": body.splits,
-        "skipped_features": dict(skipped), "failed": failed, "changes": _changes(snapshot) if is_new else {},
-    }  # fmt: skip
+    return RefreshOutcome(
+        status="partial" if failed else ("done" if is_new else "unchanged"),
+        dataset=body.dataset,
+        store=str(snapshot.store),
+        number=body.number,
+        id=snapshot.id,
+        is_new=is_new,
+        steps_computed=num_steps,
+        counts=body.counts,
+        splits=body.splits,
+        skipped_features=body.skipped_features,
+        failed=failed,
+        changes=_changes(snapshot) if is_new else {},
+    )
 
 
 def failed_sources(snapshot: Snapshot) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a refresh beside its logs: progress, summary, troubled sources, pictures, report.
+"""What the Prefect UI shows of a refresh beside its logs: progress, summary, source issues, contact sheet, report.
 
 Every function does nothing where no Prefect run is going on (--no-server), and none can fail a run: a server that does
 not take an artifact costs a line in the log.
@@ -25,6 +25,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
+from flows.pipeline.outcome import RefreshOutcome
 from flows.refresh_options import RefreshOptions
 from flows.reporting.logs import run_logger
 from storage.records import State
@@ -94,18 +95,18 @@ class ProgressArtifact:
 
 
 @_harmless
-def publish_artifacts(snapshot: Snapshot, outcome: Mapping[str, Any]) -> None:
-    """Summary, table of troubled sources, contact sheet and link to the report, of a finished refresh."""
+def publish_artifacts(snapshot: Snapshot, outcome: RefreshOutcome) -> None:
+    """Summary, table of source issues, contact sheet and link to the report, of a finished refresh."""
     name = key_part(snapshot.body.dataset)
     create_markdown_artifact(
         summary_text(snapshot, outcome), key=f"summary-{name}", description="What this refresh did"
     )
-    rows = troubled_sources(snapshot)
+    rows = source_issues(snapshot)
     if rows:
-        what = f"{len(rows)} sources that gave nothing, and why" + (
+        what = f"{len(rows)} rejected and failed sources, and why" + (
             f"; first {_MAX_ROWS}" if len(rows) > _MAX_ROWS else ""
         )
-        create_table_artifact(rows[:_MAX_ROWS], key=f"troubled-{name}", description=what)
+        create_table_artifact(rows[:_MAX_ROWS], key=f"issues-{name}", description=what)
     from tasks.report.sheet_image import sheet_image
 
     image = sheet_image(snapshot)
@@ -140,13 +141,13 @@ def close_lost_task_run(future: Any, error: Exception) -> None:
         client.set_task_run_state(task_run_id, Crashed(message=f"{type(error).__name__}: its worker died"), force=True)
 
 
-def summary_text(snapshot: Snapshot, outcome: Mapping[str, Any]) -> str:
+def summary_text(snapshot: Snapshot, outcome: RefreshOutcome) -> str:
     """Markdown: counts by state and reason, what changed, and the decisions about training."""
     counts = snapshot.body.counts
     head = [
-        f"# {outcome['status']}: snapshot {snapshot.body.number} of {snapshot.body.dataset}",
+        f"# {outcome.status}: snapshot {snapshot.body.number} of {snapshot.body.dataset}",
         f"id `{snapshot.id}`, {counts['clips']['kept']} of {counts['clips']['expected']} clips kept, "
-        f"{counts['hours_kept']:.3f} h, {counts['subjects']} subjects, {outcome['steps_computed']} steps computed",
+        f"{counts['hours_kept']:.3f} h, {counts['subjects']} subjects, {outcome.steps_computed} steps computed",
     ]
     tables = [
         _table("sources", {state: n for state, n in counts["sources"].items() if state != "total"}),
@@ -157,13 +158,13 @@ def summary_text(snapshot: Snapshot, outcome: Mapping[str, Any]) -> str:
     return "\n\n".join([*head, *filter(None, tables), *_lines(outcome)])
 
 
-def _lines(outcome: Mapping[str, Any]) -> Iterator[str]:
-    for name, change in (outcome.get("changes") or {}).items():
+def _lines(outcome: RefreshOutcome) -> Iterator[str]:
+    for name, change in outcome.changes.items():
         if change:
             yield f"**sources {name}** ({len(change)}): " + ", ".join(f"`{path}`" for path in change[:20])
-    for name, why in outcome["skipped_features"].items():
+    for name, why in outcome.skipped_features.items():
         yield f"without **{name}**: {why}"
-    for system, decision in (outcome.get("training") or {}).items():
+    for system, decision in (outcome.training or {}).items():
         yield f"**{system}**: {decision['action']}; " + "; ".join(decision["reasons"])
 
 
@@ -172,7 +173,7 @@ def _table(title: str, counts: Mapping[str, int]) -> str:
     return "\n".join([f"| {title} | number |", "|---|---:|", *rows]) if rows else ""
 
 
-def troubled_sources(snapshot: Snapshot) -> list[dict[str, Any]]:
+def source_issues(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Every rejected and failed source with its reason and detail, failed ones first."""
     rows = snapshot.source_table.select(["path", "state", "reason", "detail"]).to_pylist()
     found = [row for row in rows if row["state"] in (State.REJECTED, State.FAILED)]

@@ -1,4 +1,4 @@
-"""One line of progress per step on the terminal; silent where nobody watches or JSON is asked for."""
+"""Progress bars on the terminal, one line per step; none with --json."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,24 +13,29 @@ class Progress:
     """Bars by step, made when first needed.
 
     Args:
-        is_quiet: nothing on the terminal.
-        watch: told (step, done, total) whenever a bar moves.
+        is_quiet: print nothing; counts are still reported to `watch`.
     """
 
-    def __init__(self, is_quiet: bool = False, watch: Callable[[str, int, int], None] | None = None) -> None:
+    def __init__(self, is_quiet: bool = False) -> None:
         self._is_quiet = is_quiet
-        self._watch = watch
+        self._report: Callable[[str, int, int], None] | None = None
         self._bars: dict[str, tqdm] = {}
-        self._done: dict[str, int] = {}
+        # Step -> (done, total): a disabled bar counts nothing.
+        self._counts: dict[str, tuple[int, int]] = {}
 
-    def start(self, step: str, total: int, unit: str) -> None:
-        """Opens the bar of a step."""
+    def watch(self, report: Callable[[str, int, int], None]) -> None:
+        """Calls `report` with (step, done, total) for every step so far, and from now on whenever a bar moves."""
+        self._report = report
+        for step, (done, total) in self._counts.items():
+            report(step, done, total)
+
+    def start(self, step: str, total: int, unit: str, delay_s: float = 0.0) -> None:
+        """Opens the bar of a step; a step that ends within `delay_s` prints nothing."""
         self._bars[step] = tqdm(
             total=total, desc=f"{step:<9}", unit=f" {unit}", disable=self._is_quiet, file=sys.stderr, leave=True,
-            dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, bar_format=_FORMAT,
+            dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, bar_format=_FORMAT, delay=delay_s,
         )  # fmt: skip
-        self._done[step] = 0
-        self._tell(step)
+        self._count(step, 0, total)
 
     def add(self, step: str, count: int = 1, note: str = "") -> None:
         """Moves a bar on."""
@@ -38,16 +43,16 @@ class Progress:
         if note:
             bar.set_postfix_str(note, refresh=False)
         bar.update(count)
-        self._done[step] += count
-        self._tell(step)
+        done, total = self._counts[step]
+        self._count(step, done + count, total)
 
-    def _tell(self, step: str) -> None:
-        # A disabled bar counts nothing, so the counts are kept here.
-        if self._watch:
-            self._watch(step, self._done[step], int(self._bars[step].total or 0))
+    def _count(self, step: str, done: int, total: int) -> None:
+        self._counts[step] = (done, total)
+        if self._report:
+            self._report(step, done, total)
 
     def set_total(self, step: str) -> Callable[[int, int], None]:
-        """A callback (done, total) for work that tells its own size."""
+        """A callback (done, total) for work that reports its own size."""
 
         def report(done: int, total: int) -> None:
             bar = self._bars[step]
@@ -63,9 +68,9 @@ class Progress:
         self._bars.clear()
 
     @contextmanager
-    def step(self, step: str, unit: str = "step") -> Iterator[None]:
-        """A step that is done at once."""
-        self.start(step, 1, unit)
+    def step(self, step: str, unit: str = "step", delay_s: float = 0.0) -> Iterator[None]:
+        """A step of a single unit, done when the block ends."""
+        self.start(step, 1, unit, delay_s)
         yield
         self.add(step)
         self._bars.pop(step).close()

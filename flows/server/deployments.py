@@ -19,14 +19,14 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from flows.server.pools import CPU_POOL, GPU_LIMIT, GPU_POOL
+from flows.server.prefect_server import CPU_POOL, GPU_LIMIT, GPU_POOL
 from models.systems import systems
 from storage.errors import PreflightError
 
 DEPLOYMENTS_FILE = "prefect.yaml"
 
 _ZOMBIES = "talkset: a run without a heartbeat has crashed"
-# Flows send a heartbeat every 30 s (flows.server.prefect_server.ENVIRONMENT): three in a row are missing.
+# Flows send a heartbeat every 30 s (flows.server.prefect_server.ENVIRONMENT): three in a row must be missing.
 _ZOMBIE_AFTER = timedelta(seconds=90)
 _RUN = "prefect.flow-run"
 # Events carry the name of the state; the last three are those of flows.refresh.
@@ -50,9 +50,12 @@ def bootstrap(num_cpu_runs: int, num_gpus: int, project: Path) -> None:
     with get_client(sync_client=True) as client:
         _ensure_pool(client, CPU_POOL, "Refreshes and maintenance", num_cpu_runs)
         _ensure_pool(client, GPU_POOL, "Trainings, one per GPU", num_gpus)
-        _ensure_limit(client, num_gpus)
+        try:
+            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+        except ObjectNotFound:
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=num_gpus))
         _ensure_zombie_automation(client)
-    _deploy(project)
+    deploy(project)
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, what: str, limit: int) -> None:
@@ -64,15 +67,8 @@ def _ensure_pool(client: SyncPrefectClient, name: str, what: str, limit: int) ->
         client.update_work_pool(name, WorkPoolUpdate(description=what, concurrency_limit=limit, is_paused=False))
 
 
-def _ensure_limit(client: SyncPrefectClient, num_gpus: int) -> None:
-    try:
-        client.read_global_concurrency_limit_by_name(GPU_LIMIT)
-    except ObjectNotFound:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=num_gpus))
-
-
 def _ensure_zombie_automation(client: SyncPrefectClient) -> None:
-    """A flow run that was killed outright stays 'Running' for good and keeps its slot, unless this marks it."""
+    """A flow run that was killed outright would stay 'Running' for good and keep its slot."""
     ends = {f"{_RUN}.{state}" for state in _ENDS}
     automation = AutomationCore(
         name=_ZOMBIES,
@@ -113,7 +109,12 @@ def with_trainings(content: Mapping[str, Any], names: Sequence[str]) -> Mapping[
     return {**content, "deployments": [*content["deployments"], *added]}
 
 
-def _deploy(project: Path) -> None:
+def deploy(project: Path) -> None:
+    """Makes the deployments of the project's prefect.yaml, and one for each system that it has none for.
+
+    Raises:
+        PreflightError: the file is missing or no YAML, or the deployments could not be made.
+    """
     try:
         content = yaml.safe_load((project / DEPLOYMENTS_FILE).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""Flow runs of this machine when its workers go down: stopped in order, and closed where nobody is left to do it."""
+"""Flow runs of this host when its workers go down: stop those that run, mark orphaned ones as crashed."""
 
 import os
 import signal
@@ -14,16 +14,16 @@ from prefect.states import Crashed
 
 
 def stop_runs(pools: list[str], grace_s: float) -> None:
-    """No new runs; those that run here get SIGTERM and `grace_s` to end (a training writes its checkpoint).
+    """Starts no new runs; those of this host get SIGTERM and `grace_s` to end (a training writes its checkpoint).
 
     Args:
         pools: work pools, paused by this; flows.server.deployments resumes them.
-        grace_s: after it they are left to their workers, which kill them.
+        grace_s: afterwards runs are left to their workers, which kill them.
     """
     with get_client(sync_client=True) as client:
         for pool in pools:
             client.update_work_pool(pool, WorkPoolUpdate(is_paused=True))
-    pids = [pid for run in _runs_here() if (pid := _pid(run)) and psutil.pid_exists(pid)]
+    pids = [pid for _, pid in runs_here() if pid and psutil.pid_exists(pid)]
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
@@ -31,28 +31,29 @@ def stop_runs(pools: list[str], grace_s: float) -> None:
         time.sleep(0.2)
 
 
-def close_stranded_runs() -> list[str]:
-    """Marks runs of this host that the server still takes for running, but whose process is gone; their names."""
-    named = []
+def close_orphaned_runs() -> list[str]:
+    """Marks runs of this host as crashed that are 'Running' on the server, but whose process is gone.
+
+    Returns:
+        Their names.
+    """
+    orphans = [run for run, pid in runs_here() if pid and not psutil.pid_exists(pid)]
     with get_client(sync_client=True) as client:
-        for run in _runs_here():
-            pid = _pid(run)
-            if pid and not psutil.pid_exists(pid):
-                client.set_flow_run_state(run.id, Crashed(message="its process ended; run it again"), force=True)
-                named.append(run.name)
-    return named
+        for run in orphans:
+            client.set_flow_run_state(run.id, Crashed(message="its process ended; run it again"), force=True)
+    return [run.name for run in orphans]
 
 
-def _runs_here() -> list[FlowRun]:
+def runs_here() -> list[tuple[FlowRun, int]]:
+    """Every run that is 'Running' or 'Cancelling' on this host, and its process id, 0 when that is unknown."""
     kinds = filters.FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
             flow_run_filter=filters.FlowRunFilter(state=filters.FlowRunFilterState(type=kinds))
         )
-    return [run for run in found if (run.infrastructure_pid or "").startswith(f"{socket.gethostname()}:")]
-
-
-def _pid(run: FlowRun) -> int:
-    """Of the run's process; 0 when it cannot be told."""
-    number = (run.infrastructure_pid or "").rpartition(":")[2]
-    return int(number) if number.isdecimal() else 0
+    runs = []
+    for run in found:
+        host, _, pid = (run.infrastructure_pid or "").rpartition(":")
+        if host == socket.gethostname():
+            runs.append((run, int(pid) if pid.isdecimal() else 0))
+    return runs

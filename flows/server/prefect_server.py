@@ -1,4 +1,4 @@
-"""A Prefect server on loopback, healthy under bursts: for one run, or for as long as `talkset serve` works."""
+"""A Prefect server on loopback, sized for bursts of task runs: for one refresh, or for `talkset serve`."""
 
 import contextlib
 import os
@@ -18,8 +18,14 @@ from storage.files import make_dir
 _START_TIMEOUT_S = 120.0
 LOOPBACK = "127.0.0.1"
 
+# Work pools that deployments, workers and flows agree on.
+CPU_POOL = "cpu"
+GPU_POOL = "gpu"
+# A global concurrency limit with as many slots as there are GPUs.
+GPU_LIMIT = "gpu"
+
 # Nothing is sent outside; bursts of task runs lose no record (the defaults of 1 per batch do); old runs are cleared
-# away after 30 days; a flow's heartbeat is what tells a killed run from a slow one (see flows.server.deployments).
+# away after 30 days; a flow's heartbeat distinguishes a killed run from a slow one (see flows.server.deployments).
 ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -43,7 +49,7 @@ ENVIRONMENT = {
 
 
 def set_defaults() -> None:
-    """Puts ENVIRONMENT into this process's environment where nothing else is said; before prefect is imported."""
+    """Sets what ENVIRONMENT holds and the environment does not; before prefect is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -59,14 +65,21 @@ def prefect_server(home: Path) -> Iterator[str]:
         home: folder for the server's database and log; it is kept, so that the next start is quick.
 
     Raises:
-        PreflightError: the server did not come up; the log is named.
+        PreflightError: the server of PREFECT_API_URL does not answer, or the own one did not come up; the log is named.
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
-        _require_answer(given)
+        try:
+            with urllib.request.urlopen(f"{given}/health", timeout=10):
+                pass
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise PreflightError(
+                f"PREFECT_API_URL is {given}, which does not answer ({reason}); start it or unset it"
+            ) from None
         yield given
         return
-    # Nobody starts it again when it dies: long retries (a minute for each call) would be in vain.
+    # Nothing starts it again when it dies: long retries (a minute for each call) would be in vain.
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
     with own_server(home, free_port()) as url:
         yield url
@@ -119,18 +132,7 @@ def wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses now."""
+    """A TCP port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def _require_answer(url: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=10):
-            return
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise PreflightError(
-            f"PREFECT_API_URL is {url}, which does not answer ({reason}); start it or unset it"
-        ) from None

@@ -1,4 +1,4 @@
-"""The reports of every known store over HTTP, so that the UI's links open: python -m server.report_server HOST PORT."""
+"""The reports of every known store over HTTP, for the UI's links: python -m flows.server.report_server HOST PORT."""
 
 import html
 import sys
@@ -14,17 +14,18 @@ from storage.stores import known_stores
 
 
 def make_app() -> Starlette:
-    """/ lists the reports; /STORE/NUMBER/index.html is one of them. Nothing else of a store can be reached."""
+    """The app: / lists the reports, /STORE/NUMBER/index.html is one of them. Nothing else of a store can be reached."""
     return Starlette(
         routes=[
             Route("/health", lambda request: PlainTextResponse("ok")),
-            Route("/", _index),
-            Route("/{store}/{number:int}/index.html", _report),
+            Route("/", list_reports),
+            Route("/{store}/{number:int}/index.html", send_report),
         ]
     )
 
 
-def _index(request: Request) -> Response:
+def list_reports(request: Request) -> Response:
+    """A page with a link to every report, newest first in each store."""
     found = [
         (html.escape(store.name), number)
         for store in known_stores()
@@ -37,7 +38,8 @@ def _index(request: Request) -> Response:
     return HTMLResponse(f"<!doctype html><title>Reports</title><h1>Reports</h1><ul>{lines}</ul>")
 
 
-def _report(request: Request) -> Response:
+def send_report(request: Request) -> Response:
+    """The HTML page of one snapshot, or 404."""
     name, number = request.path_params["store"], request.path_params["number"]
     pages = [report_folder(store, number) / "index.html" for store in known_stores() if store.name == name]
     found = next((page for page in pages if page.is_file()), None)

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from flows.pipeline.fingerprint import remember_fingerprint, unchanged_snapshot
-from flows.pipeline.prepare import Run, count_sources, new_run, plan_work
-from flows.pipeline.sources import read_inventory
+from flows.pipeline.prepare import Run, plan_work, read_inventory, unlocked_run
 from flows.refresh_options import RefreshOptions
 from storage.errors import Reason
 from storage.records import Source
@@ -49,23 +48,22 @@ def run(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     The drawn cut passes for one under today's key, so that the shard would be kept for the seven that live.
     """
-    monkeypatch.setattr(
-        "flows.pipeline.prepare.reusable_shards", lambda shards, *rest: [shard.shard_id for shard in shards]
-    )
+    monkeypatch.setattr("tasks.shard_work.reusable_shards", lambda shards, *rest: [shard.shard_id for shard in shards])
     take_down(tree.store, FIRST, "asked")
     tree.put("talks/new.mp4")
     block = {**tree.dataset.model_dump(mode="json", exclude={"name"}), "features": {"landmarks": {}}}
     (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"synthetic": block}))
-    run = new_run(RefreshOptions(dataset="synthetic", store=tree.store, catalog=tmp_path / "datasets.yaml"))
+    run = unlocked_run(RefreshOptions(dataset="synthetic", store=tree.store, catalog=tmp_path / "datasets.yaml"))
     yield run
     run.progress.close()
 
 
 def planned(run: Run) -> tuple[dict[str, Source], set[str]]:
     """Sources of the refresh by path, and the ids in its shards."""
-    inventory, plan, work = plan_work(run, count_sources(run))
-    assert [item.shard for item in work] == list(plan.shards)
-    return {source.path: source for source in inventory.sources}, {i for s in plan.shards for i in s.source_ids}
+    work = plan_work(run)
+    assert [item.shard for item in work.shards] == list(work.plan.shards)
+    sources = {source.path: source for source in work.inventory.sources}
+    return sources, {source_id for shard in work.plan.shards for source_id in shard.source_ids}
 
 
 def test_the_plan_of_a_refresh_is_without_it_and_with_all_others(run: Run) -> None:

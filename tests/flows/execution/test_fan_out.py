@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from distributed.scheduler import KilledWorker
 
-from flows.execution import fan_out
+from flows.execution.fan_out import Computed, FanOut
 from storage.records import Shard, Source, StepResult
 from tasks.shard_work import ShardWork
 
@@ -41,28 +41,27 @@ class Tried:
 
 
 @pytest.fixture
-def try_all(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tried]:
+def try_all() -> Callable[..., Tried]:
     """Takes shards through the fan-out, without a cluster; `breaks` says how a shard ends, alone or beside others."""
 
     def run_all(breaks: Break, *shards: tuple[str, ...]) -> Tried:
         submitted: Counter[tuple[str, ...]] = Counter()
-        todo = [work(*names) for names in shards]
 
-        def submit(run: Any, runner: Any, item: ShardWork) -> dict[str, Handle]:
-            names = tuple(source.path for source in item.sources)
-            submitted[names] += 1
-            is_first_pass = submitted[names] == 1 and names in shards
-            return {"cut": Handle(item, breaks(item, not is_first_pass))}
+        class WithoutCluster(FanOut):
+            def submit(self, item: ShardWork) -> dict[str, Any]:
+                names = tuple(source.path for source in item.sources)
+                submitted[names] += 1
+                is_first_pass = submitted[names] == 1 and names in shards
+                return {"cut": Handle(item, breaks(item, not is_first_pass))}
 
-        monkeypatch.setattr(fan_out, "_submit", submit)
-        monkeypatch.setattr(fan_out, "_watch", lambda *args: None)
-        monkeypatch.setattr(fan_out, "_in_flight_limit", lambda client: IN_FLIGHT)
-        run: Any = SimpleNamespace(results=[], failed={}, broken=[], num_new=0)
-        runner: Any = SimpleNamespace(client=None)
-        fan_out._compute_all(run, runner, todo)
-        assert run.broken == []
-        done = {source_id for result in run.results for source_id in result.shard.source_ids}
-        return Tried(done, run.failed, submitted)
+            def in_flight_limit(self) -> int:
+                return IN_FLIGHT
+
+        unused: Any = None
+        computed = Computed()
+        WithoutCluster(unused, unused, computed).compute_all([work(*names) for names in shards])
+        done = {source_id for result in computed.results for source_id in result.shard.source_ids}
+        return Tried(done, computed.failed, submitted)
 
     return run_all
 
@@ -113,7 +112,7 @@ def test_shard_that_breaks_alone_is_taken_apart(try_all: Callable[..., Tried]) -
 
 
 def test_error_of_its_own_fails_a_single_source_at_once(try_all: Callable[..., Tried]) -> None:
-    """What no neighbour can have caused is not tried again."""
+    """An error that no other shard can have caused is not tried again."""
     tried = try_all(lambda item, is_alone: ValueError("odd") if has(item, "a") else None, ("a",), ("b",))
     assert tried.failed == {source("a").source_id: "ValueError: odd"}
     assert set(tried.submitted.values()) == {1}

@@ -1,6 +1,7 @@
-"""What the UI shows of a refresh: text, tables and pictures, made without a server."""
+"""What the UI shows of a refresh: text, tables and images, made without a server."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 
 
 def test_summary_has_every_count_reason_change_and_decision(snapshot: Snapshot) -> None:
-    answer = outcome(snapshot, True, 12, {"hubert": "no weights"})
-    answer["changes"] = {"added": ["a.mp4"], "renamed": ["b.mp4 -> c.mp4"], "removed": []}
-    answer["training"] = {"edtalk": {"action": "not started", "reasons": ["24 clips, 1000 are needed", "no GPU here"]}}
+    answer = replace(
+        outcome(snapshot, True, 12),
+        skipped_features={"hubert": "no weights"},
+        changes={"added": ["a.mp4"], "renamed": ["b.mp4 -> c.mp4"], "removed": []},
+        training={"edtalk": {"action": "not started", "reasons": ["24 clips, 1000 are needed", "no GPU here"]}},
+    )
     text = artifacts.summary_text(snapshot, answer)
     counts = snapshot.body.counts
     expected = [
@@ -33,8 +37,8 @@ def test_summary_has_every_count_reason_change_and_decision(snapshot: Snapshot) 
     assert "sources removed" not in text
 
 
-def test_every_source_that_gave_nothing_is_in_the_table(snapshot: Snapshot) -> None:
-    rows = artifacts.troubled_sources(snapshot)
+def test_every_rejected_and_failed_source_is_in_the_table(snapshot: Snapshot) -> None:
+    rows = artifacts.source_issues(snapshot)
     sources = snapshot.source_table.to_pylist()
     assert {row["path"] for row in rows} == {row["path"] for row in sources if row["state"] in ("rejected", "failed")}
     assert [row["state"] for row in rows] == sorted(row["state"] for row in rows)
@@ -70,11 +74,11 @@ def test_a_server_that_refuses_costs_a_line_not_the_run(
     monkeypatch.setattr(artifacts.FlowRunContext, "get", lambda: object())
     monkeypatch.setattr(artifacts, "run_logger", lambda: logging.getLogger("test"))
     monkeypatch.setattr(artifacts, "create_markdown_artifact", refuse)
-    artifacts.publish_artifacts(snapshot, outcome(snapshot, True, 0, {}))
+    artifacts.publish_artifacts(snapshot, outcome(snapshot, True, 0))
     assert "publish_artifacts was not stored: gone" in caplog.text
 
 
-def test_changes_are_told_against_the_parent(tmp_path: Path) -> None:
+def test_changes_are_those_since_the_parent(tmp_path: Path) -> None:
     snapshot = build_store(tmp_path)
-    assert outcome(snapshot, True, 0, {})["changes"] == {}
-    assert outcome(snapshot, False, 0, {})["status"] == "unchanged"
+    assert outcome(snapshot, True, 0).changes == {}
+    assert outcome(snapshot, False, 0).status == "unchanged"
