@@ -163,9 +163,9 @@ class ClipDataset(Dataset[Item]):
         item: Item = {"name": clip.name, "index": index, "num_frames": len(frames), "frame": torch.from_numpy(frames)}
         if self._has_labels:
             item |= self._labels[index]
-        source = ClipArrays(self.snapshot, clip, self._fields)
+        arrays = ClipArrays(self.snapshot, clip, self._fields)
         for chosen in self._fields:
-            item[chosen.name] = chosen.take(source, chosen, frames)
+            item[chosen.name] = chosen.read(arrays, chosen, frames)
         return item
 
     @property

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 class PadCollate:
     """Collate function of a DataLoader; can be pickled.
 
-    A field whose first axis depends on the length becomes [B, longest, ...], filled with 0 (False) behind its end;
-    other tensors and numbers are stacked, text becomes a list. Each such axis has a bool mask [B, longest], True where
+    A field whose first axis depends on the length becomes [B, longest, ...], padded with 0 (False) at the end; other
+    tensors and numbers are stacked, text becomes a list. Each such axis has a bool mask [B, longest], True where
     the values are real: `mask` for one row per frame, `mask_2N`, `mask_T80` and `mask_640N` (audio) for the others.
 
     Attributes:
@@ -28,23 +28,13 @@ class PadCollate:
         batch: dict[str, Any] = {}
         for name in items[0]:
             values = [item[name] for item in items]
-            if name in self.axes:
+            if axis := self.axes.get(name):
                 batch[name] = pad_sequence(values, batch_first=True)
-                batch[_mask_name(self.axes[name])] = _mask([len(value) for value in values])
+                lengths = torch.tensor([len(value) for value in values])
+                mask = "mask" if axis == "N" else f"mask_{axis}"
+                batch[mask] = torch.arange(int(lengths.max())) < lengths[:, None]
+            elif isinstance(values[0], Tensor):
+                batch[name] = torch.stack(values)
             else:
-                batch[name] = _together(values)
+                batch[name] = values if isinstance(values[0], str) else torch.tensor(values)
         return batch
-
-
-def _mask_name(axis: str) -> str:
-    return "mask" if axis == "N" else f"mask_{axis}"
-
-
-def _mask(lengths: Sequence[int]) -> Tensor:
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-
-
-def _together(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], Tensor):
-        return torch.stack(list(values))
-    return list(values) if isinstance(values[0], str) else torch.tensor(values)

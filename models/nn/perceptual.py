@@ -123,11 +123,12 @@ class PerceptualLoss:
         """Scalar loss of [B, 3, H, W] images in -1..1; gradients flow into `output` only."""
         self.vgg.to(output.device)
         scales = [scale for scale in self.scales if min(output.shape[-2:]) >= scale * MIN_SIDE_PX]
-        return torch.stack([self._at(output, target.detach(), scale) for scale in scales]).sum()
-
-    def _at(self, output: Tensor, target: Tensor, scale: int) -> Tensor:
-        with torch.no_grad():
-            wanted = self.vgg(downscale(target, scale))
-        found = self.vgg(downscale(output, scale))
-        pairs = zip(found, wanted, strict=True)
-        return LAYER_WEIGHT * torch.stack([functional.l1_loss(a.float(), b.float()) for a, b in pairs]).sum()
+        losses = []
+        for scale in scales:
+            with torch.no_grad():
+                wanted = self.vgg(downscale(target.detach(), scale))
+            pairs = zip(self.vgg(downscale(output, scale)), wanted, strict=True)
+            losses.append(
+                LAYER_WEIGHT * torch.stack([functional.l1_loss(a.float(), b.float()) for a, b in pairs]).sum()
+            )
+        return torch.stack(losses).sum()

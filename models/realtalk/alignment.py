@@ -47,9 +47,13 @@ class Alignment:
 def align(mel_a: NDArray[np.floating], mel_b: NDArray[np.floating]) -> Alignment:
     """Aligns takes by their mel50 [2 Na, 80] and [2 Nb, 80]."""
     a, b = cepstra(mel_a), cepstra(mel_b)
-    cost, steps = _accumulate(_distances(_in_context(a), _in_context(b)))
+    cost, steps = _accumulate(_distances(a, b))
     likeness = cost / _cost_by_chance(a, b) if min(len(a), len(b)) >= _FEWEST_FRAMES else np.inf
-    return Alignment(_smooth(_mean_step(_path(steps), len(a))), likeness)
+    path = _path(steps)
+    # [Na] mean of the frames of b that the path joins to each frame of a
+    counts = np.bincount(path[:, 0], minlength=len(a))
+    mean_steps = np.bincount(path[:, 0], weights=path[:, 1], minlength=len(a)) / counts
+    return Alignment(_smooth(mean_steps), likeness)
 
 
 def at_frames(values: NDArray[np.floating], frames: NDArray[np.float64]) -> NDArray[np.floating]:
@@ -68,14 +72,13 @@ def cepstra(mel: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _cost_by_chance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Cost of the cheapest path between cepstra a and b out of order; same corners, so lengths cancel in quotients."""
-    return max(min(_accumulate(_distances(_in_context(a), _in_context(order)))[0] for order in _disordered(b)), 1e-9)
+    """Cost of the cheapest path between cepstra a and b out of order; same corners, so lengths cancel in quotients.
 
-
-def _disordered(rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Rows [N, C] rotated by none, one and two thirds, backwards, and the latter two forwards."""
-    rotated = [np.roll(rows, len(rows) * thirds // 3, axis=0) for thirds in range(3)]
-    return [*(order[::-1] for order in rotated), *rotated[1:]]
+    b is rotated by none, one and two thirds, backwards, and by one and two thirds forwards.
+    """
+    rotated = [np.roll(b, len(b) * thirds // 3, axis=0) for thirds in range(3)]
+    orders = [*(order[::-1] for order in rotated), *rotated[1:]]
+    return max(min(_accumulate(_distances(a, order))[0] for order in orders), 1e-9)
 
 
 def _in_context(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,8 +89,8 @@ def _in_context(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[Na, Nb] 1 - cosine of the rows, which have length 1."""
-    return np.maximum(1 - a @ b.T, 0)
+    """[Na, Nb] 1 - cosine of the rows of cepstra a and b with their neighbours."""
+    return np.maximum(1 - _in_context(a) @ _in_context(b).T, 0)
 
 
 @numba.njit(cache=True)
@@ -122,12 +125,6 @@ def _path(steps: NDArray[np.uint8]) -> NDArray[np.int64]:
         step = steps[i, j]
         i, j = i - (step != 2), j - (step != 1)
     return path[:count][::-1].copy()
-
-
-def _mean_step(path: NDArray[np.int64], num_frames: int) -> NDArray[np.float64]:
-    """[Na] mean of the frames of b that the path joins to each frame of a."""
-    counts = np.bincount(path[:, 0], minlength=num_frames)
-    return np.bincount(path[:, 0], weights=path[:, 1], minlength=num_frames) / counts
 
 
 def _smooth(frames: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,7 +54,7 @@ class Engine:
     ) -> None:
         self.learner, self.config, self.ranks, self.device = learner, config, ranks or Ranks(), torch.device(device)
         num_items = len(learner.train_set)  # pyright: ignore[reportArgumentType]
-        self.sampler = ElasticSampler(num_items, config.batch_size, self.ranks.rank, self.ranks.num, config.seed)
+        self.sampler = ElasticSampler(num_items, config.batch_size, self.ranks, config.seed)
         self.step, self.generator = 0, torch.Generator()
         for module in learner.modules.values():
             module.to(self.device)
@@ -98,6 +98,11 @@ class Engine:
     def is_done(self) -> bool:
         """Whether no step is left: max_steps are done, or the learner is finished."""
         return self._is_stopped or self.step >= self.config.max_steps
+
+    @property
+    def last_step(self) -> int:
+        """The step that training ends at, as far as is known."""
+        return self.step if self.is_done else self.config.max_steps
 
     def batches(self) -> Iterator[Batch]:
         """This rank's share of the batches from the current place on, epoch after epoch, until `is_done`."""

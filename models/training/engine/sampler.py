@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from models.training.engine.distributed import Ranks
+
 _STATE_KEYS = ("seed", "epoch", "position", "num_items", "is_shuffled")
 
 
@@ -35,7 +37,7 @@ class ElasticSampler(Sampler[list[int]]):
     Args:
         num_items: length of the data set.
         batch_size: items per step of all ranks together.
-        rank, num_ranks: of this process.
+        ranks: this process among those of the training.
         seed: of the order.
         is_shuffled: False keeps the order of the data set.
         is_rest_dropped: False adds a last, smaller batch, for evaluation on one rank.
@@ -45,22 +47,23 @@ class ElasticSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, num_items: int, batch_size: int, rank: int = 0, num_ranks: int = 1, seed: int = 0,
-        is_shuffled: bool = True, is_rest_dropped: bool = True,
+        self, num_items: int, batch_size: int, ranks: Ranks | None = None, seed: int = 0, is_shuffled: bool = True,
+        is_rest_dropped: bool = True,
     ) -> None:  # fmt: skip
-        if batch_size < 1 or batch_size % num_ranks or not 0 <= rank < num_ranks:
-            raise ValueError(f"a batch of {batch_size} cannot be divided evenly: rank {rank} of {num_ranks}")
-        if not is_rest_dropped and num_ranks > 1:
+        ranks = ranks or Ranks()
+        if batch_size < 1 or batch_size % ranks.num or not 0 <= ranks.rank < ranks.num:
+            raise ValueError(f"a batch of {batch_size} cannot be divided evenly: rank {ranks.rank} of {ranks.num}")
+        if not is_rest_dropped and ranks.num > 1:
             raise ValueError("a last, smaller batch is possible on one rank only")
         if num_items < (batch_size if is_rest_dropped else 1):
             raise ValueError(f"{num_items} items do not fill one batch of {batch_size}; lower the batch size")
-        self.num_items, self.batch_size, self.rank, self.num_ranks = num_items, batch_size, rank, num_ranks
+        self.num_items, self.batch_size, self.ranks = num_items, batch_size, ranks
         self.seed, self.is_shuffled, self.is_rest_dropped = seed, is_shuffled, is_rest_dropped
         self.epoch = self.position = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        order, share = self._order()[: self._end], self.batch_size // self.num_ranks
-        first = self.rank * share
+        order, share = self._order()[: self._end], self.batch_size // self.ranks.num
+        first = self.ranks.rank * share
         for start in range(self.position, len(order), self.batch_size):
             yield order[start : start + self.batch_size][first : first + share]
 

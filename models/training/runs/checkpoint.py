@@ -13,8 +13,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,23 +92,24 @@ class Sidecar(Strict):
 
 
 def save_checkpoint(
-    run: Path, kind: Literal["state", "model"], step: int, identity: Identity, tensors: Mapping[str, Tensor],
-    plain: Mapping[str, Any] | None = None, prefix: str = "",
+    run: Path, kind: Literal["state", "model", "failed-state"], step: int, identity: Identity,
+    tensors: Mapping[str, Tensor], plain: Mapping[str, Any] | None = None,
 ) -> Checkpoint:  # fmt: skip
-    """Writes a checkpoint durably; an earlier one of the same step gives way.
+    """Writes a checkpoint durably; an earlier one of the same step is replaced.
 
     Args:
         run: folder of the run.
-        kind, step, identity, plain: for the sidecar.
+        kind: 'failed-state' is a state for people to look at, which no function here finds or resumes.
+        step, identity, plain: for the sidecar.
         tensors: on any device.
-        prefix: of the file name; one with a prefix is found by no function here.
 
     Raises:
         OutOfSpace: the disk is full; all earlier checkpoints are intact.
     """
-    path = run / FOLDER / f"{prefix}{kind}-{step:08d}.safetensors"
+    path = run / FOLDER / f"{kind}-{step:08d}.safetensors"
     files.make_dir(path.parent)
-    with _temporary_sibling(path) as temporary:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
         about = {"run": identity.run, "snapshot": identity.snapshot, "step": step}
         if kind == "model" and identity.face_crop:
             about |= identity.face_crop.model_dump(mode="json")
@@ -116,9 +117,16 @@ def save_checkpoint(
         sha256, num_bytes = sha256_file(temporary)
         _sidecar_path(path).unlink(missing_ok=True)
         temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     files.fsync_dir(path.parent)
     sidecar = Sidecar(
-        kind=kind, step=step, sha256=sha256, num_bytes=num_bytes, identity=identity, plain=dict(plain or {})
+        kind="model" if kind == "model" else "state",
+        step=step,
+        sha256=sha256,
+        num_bytes=num_bytes,
+        identity=identity,
+        plain=dict(plain or {}),
     )
     files.replace_durable(_sidecar_path(path), sidecar.model_dump_json(indent=1).encode())
     return _entry(path, sidecar)
@@ -232,41 +240,25 @@ def sweep(run: Path) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     # One entry only: the format does not order several, and equal contents are to have equal bytes.
     metadata = {"talkset": canonical_json(dict(about)).decode()}
-    with files.out_of_space(path):
-        try:
-            save_file(_storable(tensors), path, metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
-    files.fsync_file(path)
-
-
-def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and none sharing memory with another one, as tied weights do."""
     stored: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in tensors.items():
+    for (
+        name,
+        tensor,
+    ) in tensors.items():  # on the CPU, contiguous, and none sharing memory with another, as tied ones do
         copy = tensor.detach().cpu().contiguous()
-        pointer = copy.untyped_storage().data_ptr()
-        stored[name] = (
-            copy.clone() if pointer in seen or copy.numel() * copy.itemsize < copy.untyped_storage().nbytes() else copy
-        )
-        seen.add(pointer)
-    return stored
-
-
-def _as_os_error(error: SafetensorError) -> Exception:
-    """The library's error as the one of the operating system that caused it, if one did."""
-    number = _OS_ERROR.search(str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
-
-
-@contextmanager
-def _temporary_sibling(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+        memory = copy.untyped_storage()
+        is_shared = memory.data_ptr() in seen or copy.numel() * copy.itemsize < memory.nbytes()
+        stored[name] = copy.clone() if is_shared else copy
+        seen.add(memory.data_ptr())
+    with files.out_of_space(path):
+        try:
+            save_file(stored, path, metadata)
+        except SafetensorError as error:
+            # the error of the operating system that caused it, if one did
+            number = _OS_ERROR.search(str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from error
+    files.fsync_file(path)
 
 
 def _read_sidecar(path: Path) -> Sidecar | None:

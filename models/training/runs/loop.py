@@ -1,4 +1,4 @@
-"""The training loop: steps, and what is due between them: figures, pictures, checkpoints, signals."""
+"""The training loop: steps, and between them figures, sample images, checkpoints and signals."""
 
 import time
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def train(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], 
         tensors, plain = engine.state()
         if engine.ranks.is_first:
             with suppress(OutOfSpace):
-                save_checkpoint(run, "state", engine.step, identity, tensors, plain, prefix="failed-")
+                save_checkpoint(run, "failed-state", engine.step, identity, tensors, plain)
         raise
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):  # not killed, but an error in its code
@@ -54,12 +54,17 @@ def _loop(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], 
     with ExitStack() as stack:
         signal_number = stack.enter_context(noted_signals())
         log = stack.enter_context(closing(MetricsLog(run, engine.step))) if engine.ranks.is_first else None
-        bar = stack.enter_context(_progress(engine, run.name, is_quiet))
+        bar = stack.enter_context(
+            tqdm(
+                initial=engine.step, total=engine.last_step, desc=run.name, unit="step",
+                disable=is_quiet or not engine.ranks.is_first,
+            )
+        )  # fmt: skip
         if engine.is_done:  # killed between the last checkpoint and the end of the run
             _save(engine, run, identity, on_saved)
         for batch in engine.batches():
             engine.advance(batch)
-            bar.total = _last_step(engine)
+            bar.total = engine.last_step
             bar.update()
             _report(engine, log, bar)
             is_late = engine.ranks.is_first and time.monotonic() - saved_at > config.save_every_s
@@ -76,7 +81,7 @@ def _is_due(engine: Engine, every: int) -> bool:
 
 
 def _report(engine: Engine, log: MetricsLog | None, bar: Any) -> None:
-    """Logs what is due: means of the steps, validation, a picture."""
+    """Logs what is due: means of the steps, validation, a sample image."""
     config, step, epoch = engine.config, engine.step, engine.sampler.epoch
     if _is_due(engine, config.log_every):
         means = engine.take_means()
@@ -101,12 +106,3 @@ def _save(engine: Engine, run: Path, identity: Identity, on_saved: Callable[[], 
         on_saved()
     # A rank that ended before the first has saved would take it down: torchrun ends all when one fails.
     engine.ranks.wait()
-
-
-def _progress(engine: Engine, name: str, is_quiet: bool) -> Any:
-    is_shown = engine.ranks.is_first and not is_quiet
-    return tqdm(initial=engine.step, total=_last_step(engine), desc=name, unit="step", disable=not is_shown)
-
-
-def _last_step(engine: Engine) -> int:
-    return engine.step if engine.is_done else engine.config.max_steps

@@ -4,13 +4,14 @@ import itertools
 
 import pytest
 
+from models.training.engine.distributed import Ranks
 from models.training.engine.sampler import ElasticSampler
 
 NUM_ITEMS, BATCH = 103, 12
 
 
 def ranks(count: int, **arguments: int) -> list[ElasticSampler]:
-    return [ElasticSampler(NUM_ITEMS, BATCH, rank, count, **arguments) for rank in range(count)]
+    return [ElasticSampler(NUM_ITEMS, BATCH, Ranks(rank, count), **arguments) for rank in range(count)]
 
 
 def global_batches(samplers: list[ElasticSampler], num_steps: int) -> list[list[int]]:
@@ -85,10 +86,10 @@ def test_evaluation_sees_all_in_order() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="divided evenly"):
-        ElasticSampler(100, 10, 0, 3)
+        ElasticSampler(100, 10, Ranks(0, 3))
     with pytest.raises(ValueError, match="lower the batch size"):
         ElasticSampler(3, 4)
     with pytest.raises(ValueError, match="one rank"):
-        ElasticSampler(100, 4, 0, 2, is_rest_dropped=False)
+        ElasticSampler(100, 4, Ranks(0, 2), is_rest_dropped=False)
     with pytest.raises(ValueError, match="num_items 5"):
         ElasticSampler(6, 2).load_state_dict(ElasticSampler(5, 2).state_dict())

@@ -36,8 +36,8 @@ from storage.runs import Checkpoint
 WHO = Identity(run="toy-gan-1", snapshot="a" * 64, config_sha256="c" * 64, code_version="1")
 
 
-def save(run: Path, step: int, kind: Any = "state", value: float = 0.0, size: int = 3, **options: Any) -> Checkpoint:
-    return save_checkpoint(run, kind, step, WHO, {"w": torch.full((size,), step + value)}, {"step": step}, **options)
+def save(run: Path, step: int, kind: Any = "state", value: float = 0.0, size: int = 3) -> Checkpoint:
+    return save_checkpoint(run, kind, step, WHO, {"w": torch.full((size,), step + value)}, {"step": step})
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def test_only_the_newest_are_kept_of_each_kind(tmp_path: Path) -> None:
     for step in (1, 2, 10, 9):
         save(tmp_path, step)
         save(tmp_path, step, "model")
-    save(tmp_path, 1, prefix="failed-")
+    save(tmp_path, 1, "failed-state")
     prune(tmp_path, 2)
     kept = [(entry.step, entry.kind) for entry in list_checkpoints(tmp_path)]
     assert kept == [(9, "model"), (9, "state"), (10, "model"), (10, "state")]
