@@ -1,4 +1,4 @@
-"""TrainOptions: what one training is asked to do, and how settings override a stage's preset."""
+"""TrainOptions: the options of one training, and how its settings override a stage's preset."""
 
 import json
 from collections.abc import Mapping, Sequence

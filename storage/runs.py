@@ -1,4 +1,4 @@
-"""Run records: what a training run was made of and what it made; lineage and the gate read nothing else.
+"""Run records: inputs and results of a training run; lineage and the gate read nothing else.
 
     <store>/runs/<run id>/run.json         the record, replaced whole at every change
     <store>/runs/<run id>/checkpoints/     see models.training.runs.checkpoint
@@ -147,7 +147,7 @@ class RunRecord(Strict):
         code_version: of this package.
         packages_sha256: of the sorted list of installed distributions.
         seed: of every random choice.
-        state: 'running' also means killed outright; `models.training.runs.fit` tells these apart by the run's lock.
+        state: 'running' also means killed; `models.training.runs.fit` distinguishes the two by the run's lock.
         sessions: first to last.
         checkpoints: those that exist, oldest first.
         metrics: last validation figures.

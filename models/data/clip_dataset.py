@@ -33,7 +33,7 @@ class ClipFilter:
         emotions: canonical names of storage.emotions.
         subjects, layouts: by label.
         min_frames: shortest clip.
-        has_audio: True leaves out clips whose sound is a stand-in.
+        has_audio: True leaves out clips whose audio is a placeholder.
         scores: column of the clip table -> (lowest, highest), None for no bound; clips without the score are left out.
     """
 
@@ -52,8 +52,8 @@ class ClipFilter:
         """
         wanted = ((self.emotions, "emotion"), (self.subjects, "subject"), (self.layouts, "layout"))
         has_label = all(values is None or row[name] in values for values, name in wanted)
-        has_sound = self.has_audio is None or row["has_audio"] == self.has_audio
-        return has_label and has_sound and row["num_frames"] >= self.min_frames and self._has_scores(row)
+        has_audio = self.has_audio is None or row["has_audio"] == self.has_audio
+        return has_label and has_audio and row["num_frames"] >= self.min_frames and self._has_scores(row)
 
     def _has_scores(self, row: Mapping[str, Any]) -> bool:
         for name, (low, high) in self.scores.items():
@@ -69,7 +69,7 @@ class ClipFilter:
 
 @dataclass(frozen=True, slots=True)
 class ClipOptions:
-    """What an item is.
+    """Content of an item.
 
     Attributes:
         fields: any of 'frames', 'audio', 'mel_windows', 'mel_edtalk', 'labels', 'coefficients' (id, exp, euler and
@@ -170,7 +170,7 @@ class ClipDataset(Dataset[Item]):
 
     @property
     def epoch(self) -> int:
-        """What the random choices depend on besides seed and index."""
+        """The epoch that the random choices depend on, besides seed and index."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:

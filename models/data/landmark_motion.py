@@ -1,4 +1,4 @@
-"""Motion of the 68 points of lm3d as EmoGene and RealTalk see it: regions, amplitudes, and means over valid frames.
+"""Motion of the 68 points of lm3d as EmoGene and RealTalk use it: regions, amplitudes, and means over valid frames.
 
 Motion is the offset of lm3d from a rest shape (the mean of the clip, or of the subject's neutral clips), so identity
 is not in it. lm3d and its offsets are in model units; `camera_scale` of face3d turns them into units of 100 mm.

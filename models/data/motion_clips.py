@@ -1,4 +1,4 @@
-"""MotionClips: whole clips of a snapshot as face motion with the sound that belongs to it, and windows of them."""
+"""MotionClips: whole clips of a snapshot as face motion with its audio, and windows of them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -44,7 +44,7 @@ class MotionClip:
 
 @dataclass(frozen=True, slots=True)
 class ClipLabels:
-    """What is known of a clip without reading it; '' where it is not."""
+    """Labels of a clip from the clip table; empty where unknown."""
 
     subject: str
     emotion: str

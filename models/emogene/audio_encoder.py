@@ -1,4 +1,4 @@
-"""SpeechCondition: what the audio-to-motion VAE is told per video frame: sound, pitch, and three controls.
+"""SpeechCondition: the condition of the audio-to-motion VAE per video frame: audio, pitch, and three controls.
 
 GeneFace++ (Ye et al., 2023): audio features and coarse pitch go through a convolution stack each, and are concatenated
 with the controls. There the controls are constants; here they are measured on the training clips, so that changing
@@ -23,7 +23,7 @@ _HIGHEST = 255
 
 
 class Speech(NamedTuple):
-    """What motion is made from, for B clips of T frames.
+    """Inputs of the motion of B clips of T frames.
 
     Attributes:
         audio: [B, 2 T, A] float32, mel50 or hubert.
@@ -40,7 +40,7 @@ class Speech(NamedTuple):
     inside: Tensor
 
     def with_usual_controls(self) -> "Speech":
-        """The same sound, nothing told about the motion."""
+        """The same audio with neutral controls."""
         return self._replace(opening=torch.zeros_like(self.opening), amplitudes=torch.ones_like(self.amplitudes))
 
 

@@ -1,9 +1,9 @@
-"""MotionVAE: speech to face motion, with a latent for what the sound does not decide.
+"""MotionVAE: speech to face motion, with a latent for the part that the audio does not determine.
 
 A variational autoencoder whose prior is a coupling flow (the FVAE of PortaSpeech, Ren et al., NeurIPS 2021), in the
 form of GeneFace++'s "pitch-aware audio-to-motion transform" (Ye et al., 2023), which EmoGene and RealTalk take over.
 Latents have 16 channels at 6.25 Hz, one step for four frames. Every part is convolutional and each step has noise of
-its own, so any length can be made, and a longer sound begins like its beginning.
+its own, so any length can be made, and the motion of the beginning does not change when more audio follows.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ ENCODER_LAYERS, DECODER_LAYERS = 8, 4
 
 
 class VaeOutput(NamedTuple):
-    """What training sees.
+    """Output of a training step.
 
     Attributes:
         motion: [B, T, D] standardised.
@@ -63,8 +63,8 @@ class MotionVAE(nn.Module):
 
         Args:
             motion: [B, T, D] in its own units; NaN where missing.
-            valid: [B, T] bool; what motion holds elsewhere has no influence.
-            speech: its sound.
+            valid: [B, T] bool; values of motion elsewhere have no influence.
+            speech: its audio and controls.
             noise: [B, 16, ceil(T / 4)], see `latent_noise`; None takes the mean of the posterior (and the divergence
                 is then no sample of the KL).
         """
@@ -84,7 +84,7 @@ class MotionVAE(nn.Module):
         """Motion [B, T, D] in its own units, for speech.
 
         Args:
-            speech: sound and controls.
+            speech: audio and controls.
             noise: [B, 16, ceil(T / 4)], see `latent_noise`, times a temperature (published: 0.2); None is the likeliest
                 motion.
         """

@@ -1,4 +1,4 @@
-"""SpeechWindows: windows of fixed length of face motion with their sound and controls; what the VAE is trained on."""
+"""SpeechWindows: windows of fixed length of face motion with their audio and controls, the training data of the VAE."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +18,7 @@ Target = Literal["lm3d", "exp"]
 
 @dataclass(frozen=True, slots=True)
 class SpeechStatistics:
-    """What the training clips are like.
+    """Statistics of the training clips.
 
     Attributes:
         audio: of the audio features, band by band.
@@ -39,7 +39,7 @@ class SpeechWindows(Dataset[dict[str, Any]]):
         motion      [K, D] float32, NaN where missing     valid       [K] bool, motion is known
         audio       [2 K, A] float32                      inside      [K] bool, False behind the end of a short clip
         f0_hz       [2 K] float32                         opening     [K] float32 of the eyes, 0 = usual, -1 = closed
-        amplitudes  [2] float32, 1 = usual                rest        [68, 3] float32, what lm3d is an offset from
+        amplitudes  [2] float32, 1 = usual                rest        [68, 3] float32, the origin of the offsets
         name        str
 
     Args:
@@ -93,7 +93,7 @@ class SpeechWindows(Dataset[dict[str, Any]]):
 
 
 def motion_of(clip: MotionClip, target: Target) -> NDArray[np.float32]:
-    """[N, D] what is to be predicted; NaN where not valid."""
+    """[N, D] the motion to predict; NaN where not valid."""
     if target == "exp":
         return np.where(clip.valid[:, None], clip.exp, np.nan)
     offsets = (clip.lm3d - rest_shape(clip.lm3d, clip.valid)).reshape(-1, NUM_COORDINATES)

@@ -33,6 +33,6 @@ class AudioFrames(nn.Module):
             inside: [B, T] bool, False behind the end of the clip.
         """
         mask = inside.repeat_interleave(ROWS_PER_FRAME, dim=1)[:, None]
-        # masked between the convolutions too: a clip sounds the same however far it is padded
+        # masked between the convolutions too: the output for a clip does not depend on its padding
         hidden = self.activation(self.norm(self.enter(rows.mT.masked_fill(~mask, 0))))
         return self.leave(hidden.masked_fill(~mask, 0))[:, :, ::ROWS_PER_FRAME]

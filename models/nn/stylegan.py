@@ -186,7 +186,7 @@ class ModulatedConv2d(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """[B, C, H, W] features (B may be 1) and [B, style_dim] styles -> [B, C', H, W] or twice that size."""
         weight = self.weight[0] * self.scale
-        # In half precision these few numbers per frame would tremble from frame to frame, and the picture with them.
+        # In half precision these few numbers per frame would jitter from frame to frame, and the image with them.
         with no_autocast(x):
             scales = self.modulation(style.float())
             squares = scales.square() @ weight.square().sum((2, 3)).T if self.is_demodulated else None
@@ -208,7 +208,7 @@ class UnusedNoise(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated 3x3 convolution, bias, leaky ReLU; doubles H and W when asked to."""
+    """Modulated 3x3 convolution, bias, leaky ReLU; optionally doubles H and W."""
 
     def __init__(self, num_in: int, num_out: int, style_dim: int, is_doubled: bool = False) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
 Dynamic time warping (Sakoe and Chiba, 1978) on cepstra of the log-mel without the zeroth and without their mean: level
 and timbre, by which an angry take differs from a neutral one, then hardly count. DTW finds a path between any two
-sounds. Whether it means something is decided by a comparison that needs no labels: the same sound played backwards, or
-with its thirds rotated, has the same spectra, but says nothing. Only if the path is much cheaper than the cheapest path
-to any of these do both takes say the same.
+recordings. A comparison that needs no labels decides whether it is meaningful: the same audio played backwards, or with
+its thirds rotated, has the same spectra but no sentence in common. Only if the path is much cheaper than the cheapest
+path to any of these do both takes say the same.
 
 Measured: of 32 stretches of 3 s of real speech and copies of them with other tempo, pitch, tilt, level and noise, nine
 tenths have a quotient below 0.70 (median 0.58); 402 pairs of different stretches of a speaker have all more than 0.78
@@ -20,11 +20,11 @@ from scipy.fft import dct
 
 # Cepstra 1 to 12; the zeroth is the level.
 NUM_CEPSTRA = 12
-# Frames to either side that a frame is compared together with: 0.36 s in all, more than a single sound.
+# Frames to either side that a frame is compared together with: 0.36 s in all, more than a single phone.
 _CONTEXT_FRAMES = 4
 # 1.5 s: two shorter takes are alike by chance too often.
 _FEWEST_FRAMES = 38
-# What a step in one take only costs, against half a step in both.
+# Cost of a step in one take only, relative to half a step in both.
 _SIDE_STEP = 1.5
 # Frames over which a warp is smoothed: DTW moves in steps of 0, 1 or more frames, a face does not.
 _SMOOTH_FRAMES = 5
@@ -37,7 +37,7 @@ class Alignment:
     Attributes:
         frames: [Na] float64, the place in b that each frame of a corresponds to, 0 .. Nb - 1, never falling.
         likeness: cost of the path over that of the cheapest path to b out of order; below 0.7 for the same sentence.
-            Infinite when a take is shorter than 1.5 s, which is too short to tell.
+            Infinite when a take is shorter than 1.5 s, which is too short to decide.
     """
 
     frames: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""EmotionPairs: neutral takes of a subject, and what a take of the same subject with an emotion has more.
+"""EmotionPairs: neutral takes of a subject, and the difference of a take of the same subject with an emotion.
 
 Two takes fit frame by frame only where they say the same sentence, which in MEAD few do and elsewhere none. Regressing
 one take on the other regardless would teach the mean of the emotional speech minus the neutral speech: it silences the
@@ -8,7 +8,7 @@ mouth. Therefore two kinds of target:
   residual is the difference frame by frame;
 - another sentence: only what does not depend on time is carried over, the mean and the spread of each coordinate. The
   residual moves the neutral motion to the emotional mean and stretches it to the emotional spread (the optimal
-  transport between Gaussians, coordinate by coordinate). Lips stay with the sound.
+  transport between Gaussians, coordinate by coordinate). Lips stay in time with the audio.
 
 Neutral takes themselves are items too, with residual zero.
 """
@@ -44,7 +44,7 @@ _LOWEST_GAIN, _HIGHEST_GAIN = 0.5, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """What to learn for a neutral take of N frames.
+    """Training target of a neutral take of N frames.
 
     Attributes:
         offsets: [N, 204] float32 model units, NaN where not valid.

@@ -1,6 +1,6 @@
-"""What an emotion adds to neutral face motion: the residual that a label and an intensity call for.
+"""Emotion residual: the difference between emotional and neutral face motion, for a label and an intensity.
 
-TemporalResidual, the default, sees the whole clip: motion, sound, label, intensity; its attention runs over time.
+TemporalResidual, the default, takes the whole clip: motion, audio, label, intensity; its attention runs over time.
 ResAttResidual is the published network of RealTalk (arXiv 2508.12163) with its 1,164,620 parameters: each frame alone,
 so its attention is over a sequence of one and weighs nothing; kept to load and to compare.
 
@@ -22,17 +22,17 @@ NUM_HIDDEN = 256
 NUM_HEADS = 4
 NUM_FEEDFORWARD = 1024
 NUM_LABEL = 16
-# Frames to either side that attention tells apart; what is further away is all one distance.
+# Frames to either side that attention distinguishes; everything further away is one distance.
 REACH_FRAMES = 32
 
 
 class NeutralSpeech(NamedTuple):
-    """Neutral motion of B clips of T frames, and what it is to become.
+    """Neutral motion of B clips of T frames, and the emotion to add.
 
     Attributes:
         motion: [B, T, 204] offsets of lm3d from the subject's neutral rest shape, model units; NaN where missing.
-        valid: [B, T] bool; what motion holds elsewhere has no influence.
-        audio: [B, 2 T, A] features of the sound.
+        valid: [B, T] bool; values of motion elsewhere have no influence.
+        audio: [B, 2 T, A] features of the audio.
         inside: [B, T] bool, False behind the end of the clip.
         emotion: [B] int64, 0..7.
         intensity: [B] float32, 0 not at all .. 1 as strong as level 3 of MEAD.
@@ -124,7 +124,7 @@ class TimeBlock(nn.Module):
 
 
 class ResAttResidual(nn.Module):
-    """Standardised residual [B, T, 204] of NeutralSpeech by the published network: no sound, no time, no intensity.
+    """Standardised residual [B, T, 204] of NeutralSpeech by the published network: no audio, no time, no intensity.
 
     The release adds `delta` times its output; here that factor is the caller's too.
     """
@@ -143,7 +143,7 @@ class ResAttResidual(nn.Module):
         self.leave = nn.Linear(NUM_HIDDEN, NUM_COORDINATES)
 
     def forward(self, speech: NeutralSpeech) -> Tensor:
-        """[B, T, 204]; zero in frames that are not valid, which the statistics of batch norm do not see either."""
+        """[B, T, 204]; zero in frames that are not valid, which the statistics of batch norm leave out, too."""
         labels = self.emotion(speech.emotion)[:, None].expand(-1, speech.motion.shape[1], -1)
         frames = torch.cat([self.motion_scale(speech.motion), labels], dim=-1)[speech.valid]
         output = frames.new_zeros(*speech.valid.shape, NUM_COORDINATES)

@@ -1,4 +1,4 @@
-"""Validation figures and sample pictures of a training: averaged modules, eval mode, no gradients, float32."""
+"""Validation metrics and sample images of a training: averaged modules, eval mode, no gradients, float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from models.training.engine.sampler import ElasticSampler, derived_seed
 if TYPE_CHECKING:
     from models.training.engine.engine import Engine
 
-_NUM_PICTURE_ITEMS = 4
+_NUM_SAMPLE_ITEMS = 4
 
 
 def validate(engine: "Engine") -> dict[str, float]:
@@ -40,10 +40,10 @@ def num_validated(engine: "Engine") -> int:
 
 
 def sample_image(engine: "Engine") -> Tensor | None:
-    """[3, H, W] 0..1: what the learner draws of the first items of val_set, or of train_set."""
+    """[3, H, W] 0..1: the learner's sample image of the first items of val_set, or of train_set."""
     learner = engine.learner
     dataset = learner.train_set if learner.val_set is None else learner.val_set
-    num_items = min(len(dataset), _NUM_PICTURE_ITEMS)  # pyright: ignore[reportArgumentType]
+    num_items = min(len(dataset), _NUM_SAMPLE_ITEMS)  # pyright: ignore[reportArgumentType]
     batch = learner.collate([dataset[index] for index in range(num_items)])
     with _evaluated(engine) as modules:
         torch.manual_seed(engine.config.seed)

@@ -1,4 +1,4 @@
-"""A picture of face shapes: the 68 points as curves, truth in grey and what a model makes of it in red on top."""
+"""Image of face shapes: the 68 points as curves, the truth in grey and the output of a model in red on top."""
 
 import cv2
 import numpy as np
@@ -28,18 +28,14 @@ def landmark_sheet(truth: Tensor, output: Tensor, shown: Tensor) -> Tensor:
     Returns:
         [3, B * 128, 1024] float32 in 0..1, RGB; a row without any frame is white.
     """
-    pairs = zip(_as_points(truth), _as_points(output), shown.cpu().numpy(), strict=True)
+    points = (x.detach().float().cpu().reshape(*x.shape[:2], NUM_POINTS, 3).numpy() for x in (truth, output))
+    pairs = zip(*points, shown.cpu().numpy(), strict=True)
     sheet = np.concatenate([_row(wanted, made, frames) for wanted, made, frames in pairs])
     return torch.from_numpy(sheet).permute(2, 0, 1).float() / 255
 
 
-def _as_points(motion: Tensor) -> NDArray:
-    """[B, T, 68, 3] of [B, T, 204] or the same."""
-    return motion.detach().float().cpu().reshape(*motion.shape[:2], NUM_POINTS, 3).numpy()
-
-
 def _row(truth: NDArray, output: NDArray, shown: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """[128, 1024, 3]"""
+    """[128, 1024, 3], the tiles of one clip."""
     sheet = np.full((TILE_PX, NUM_COLUMNS, TILE_PX, 3), 255, np.uint8)
     frames = np.flatnonzero(shown)
     if len(frames):
@@ -67,7 +63,7 @@ class _Tile:
 
     def __call__(self, points: NDArray) -> NDArray[np.int32]:
         pixels = (points[:, :2] - self.centre) * (self.scale, -self.scale) + (TILE_PX - 1) / 2
-        # a model that has only begun to learn may put points anywhere
+        # an untrained model may put points anywhere
         return np.rint(np.nan_to_num(pixels).clip(-TILE_PX, 2 * TILE_PX) * (1 << _SHIFT)).astype(np.int32)
 
 

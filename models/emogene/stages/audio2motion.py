@@ -34,8 +34,8 @@ class Config(StageConfig):
     """Settings of the stage.
 
     Attributes:
-        audio: what the sound is given as; 'auto' is hubert where the snapshot holds it, else mel50.
-        target: what comes out: 'lm3d', offsets of the 68 points from the person's rest shape, or 'exp', coefficients.
+        audio: feature that represents the audio; 'auto' is hubert where the snapshot holds it, else mel50.
+        target: of the network: 'lm3d', offsets of the 68 points from the person's rest shape, or 'exp', coefficients.
         num_frames: length of the windows; shorter clips are padded.
         num_statistics_clips: clips from which the scale of the features is taken.
         learning_rate: of Adam, after `warmup_steps`; it falls to a tenth every `decay_steps`.
@@ -67,10 +67,10 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "Audio2MotionLearner":
-    """The learner on the clips that have a sound of their own.
+    """The learner on the clips that have audio of their own.
 
     Raises:
-        ConfigError: a feature is missing, or no clip with a sound and a face is there to learn from.
+        ConfigError: a feature is missing, or no clip with audio and a face is there to learn from.
     """
     audio, where = audio_column(snapshot, config.audio), ClipFilter(has_audio=True)
     clips = MotionClips(snapshot, "train", audio, where)
@@ -116,9 +116,9 @@ class Audio2MotionLearner:
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
         """Mean absolute errors in units of the target.
 
-        `<target>_mae` is of the likeliest motion for the sound alone, `_reconstructed` of what comes through the
-        latents, `_still` of a face that does not move, which a model has to beat. `mouth_mae` is the first, of the
-        mouth's points only.
+        `<target>_mae` is of the likeliest motion for the audio alone, `_reconstructed` of the
+        reconstruction, `_still` of a face that does not move, an upper bound. `mouth_mae` is the first, of the mouth's
+        points only.
         """
         vae, name, motion, speech = _vae(modules), self._config.target, batch["motion"], speech_of(batch)
         through = vae.motion_scale.undo(vae(motion, batch["valid"], speech).motion)
@@ -145,5 +145,5 @@ def _vae(modules: Modules) -> MotionVAE:
 
 
 def speech_of(batch: Batch) -> Speech:
-    """The sound and controls of a batch of SpeechWindows."""
+    """The audio and controls of a batch of SpeechWindows."""
     return Speech(*(batch[name] for name in Speech._fields))

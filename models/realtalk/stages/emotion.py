@@ -1,4 +1,4 @@
-"""Emotion: what a label and an intensity add to neutral face motion (TemporalResidual, or the published ResAtt MLP).
+"""Emotion: the residual that a label and an intensity add to neutral face motion (TemporalResidual or ResAtt MLP).
 
 RealTalk (arXiv 2508.12163) learns it from single frames of a neutral and an emotional take by squared error; Adam 5e-4
 with warm-up, batches of 32, 40,000 steps. Here pairs are whole takes (see EmotionPairs), and the velocity counts too.
@@ -35,7 +35,7 @@ class Config(StageConfig):
 
     Attributes:
         model: 'temporal', or 'resatt', the published network.
-        audio: what the sound is given as; 'auto' is hubert where the snapshot holds it, else mel50.
+        audio: feature that represents the audio; 'auto' is hubert where the snapshot holds it, else mel50.
         num_frames: length of the windows; shorter clips are padded.
         num_layers: of the temporal model.
         pairing: 'auto' warps takes that say the same sentence onto each other and carries over statistics of the
@@ -79,7 +79,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 
 def build(config: Config, snapshot: Snapshot, parents: Mapping[str, dict[str, Tensor]]) -> "EmotionLearner":
-    """The learner on the clips that have one of the eight emotions and a sound of their own.
+    """The learner on the clips that have one of the eight emotions and audio of their own.
 
     Raises:
         ConfigError: a feature is missing, there is no neutral clip, or no second emotion.
@@ -127,7 +127,7 @@ class EmotionLearner:
         """Mean absolute errors of the residual in units of lm3d.
 
         `residual_mae` is to be below `residual_mae_none`, that of a face without emotion; `neutral_residual` is what is
-        added when neutral is asked for, which should be nothing.
+        added for the label neutral, which should be zero.
         """
         residual, valid = batch["residual"], batch["residual_valid"]
         speech = speech_of(batch)

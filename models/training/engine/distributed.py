@@ -44,7 +44,7 @@ class Ranks:
         return DistributedDataParallel(module, device_ids=devices, forward_sync_buffers=False)
 
     def wait(self) -> None:
-        """Returns when every rank has come here."""
+        """Returns when every rank has called it."""
         if self.num > 1:
             distributed.barrier()
 
@@ -57,7 +57,7 @@ class Ranks:
         return self._reduce(values, distributed.ReduceOp.SUM) / self.num
 
     def first(self, value: int) -> int:
-        """What the first rank says."""
+        """The value of the first rank."""
         return int(self._reduce(torch.tensor([int(value) if self.is_first else 0]), distributed.ReduceOp.SUM))
 
     def _reduce(self, values: Tensor, operation: Any) -> Tensor:

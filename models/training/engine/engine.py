@@ -1,9 +1,9 @@
-"""Engine: a learner in training, one step after the other, on one process or many; all of its state can be taken out.
+"""Engine: steps of a learner in one process or several, with averaged weights and a state that can be saved.
 
-What a learner learns is its own business (learner.py). Around it the engine keeps devices, precision, gradients
-of several processes, averaged weights and the place in the data; loop.py logs, validates and saves. A
-training resumed from a state equals one that was never interrupted, bit for bit on the CPU: nothing random outlives a
-step, because every step seeds the generators from (seed, step, rank).
+The learner (learner.py) defines the modules and losses. The engine manages devices, precision, gradients of several
+processes, averaged weights and the place in the data; runs/loop.py logs, validates and saves. A training resumed from a
+state equals one that was never interrupted, bit for bit on the CPU: no random state outlives a step, because every step
+seeds the generators from (seed, step, rank).
 """
 
 import copy
@@ -85,7 +85,7 @@ class Engine:
         scaler.scale(self._anchored(loss, weights)).backward()
         scaler.unscale_(chosen)
         norm = nn.utils.clip_grad_norm_(weights, self.config.grad_clip or torch.inf)
-        if not scaler.is_enabled():  # a scaler answers infinite gradients by skipping the step and scaling less
+        if not scaler.is_enabled():  # a scaler skips steps with infinite gradients and lowers its scale
             self._require_finite(f"the gradient of {optimizer!r}", norm)
         scaler.step(chosen)
         scaler.update()
@@ -203,11 +203,11 @@ class Engine:
 
     def _note_finish(self) -> None:
         if hasattr(self.learner, "is_finished"):
-            # one answer for all: a rank that went on alone would wait for the others for ever
+            # the same value on all ranks: a rank that went on alone would wait for the others for ever
             self._is_stopped = bool(self.ranks.first(is_finished(self.learner)))
 
     def _sums_of_ranks(self) -> dict[str, float]:
-        """What the steps' scalars add up to since they were last taken, mean over the ranks."""
+        """Sums of the steps' scalars since they were last taken, mean over the ranks."""
         names = sorted(self._sums)
         sums = torch.stack([self._sums[name].cpu() for name in names]) if names else torch.zeros(0)
         return dict(zip(names, self.ranks.mean(sums.double()).tolist(), strict=True))

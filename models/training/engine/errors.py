@@ -1,9 +1,9 @@
-"""How training ends early.
+"""Errors that end a training early.
 
 TalksetError
 `-- TrainingStopped      cannot go on; what was saved before is intact, and training resumes from it
     `-- NonFinite        a loss or a gradient is NaN or infinite
-Interrupted              a signal asked for the end; the state was saved
+Interrupted              a signal ended it; the state was saved
 """
 
 import signal
@@ -20,10 +20,10 @@ class NonFinite(TrainingStopped):
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT came; the state is saved and the run can be resumed.
+    """SIGTERM or SIGINT was received; the state is saved and the run can be resumed.
 
     Attributes:
-        exit_code: what the process should end with: 128 + the signal's number.
+        exit_code: of the process: 128 + the signal's number.
     """
 
     def __init__(self, number: int) -> None:

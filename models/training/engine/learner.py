@@ -1,7 +1,7 @@
-"""Learner: what a stage gives to the engine; Trainer: what the engine gives to a learner's step.
+"""Learner: the interface of a stage's model, losses and data; Trainer: the interface of the engine for its steps.
 
-A learner says what is learned from what, the engine does everything around it: devices, processes, precision,
-averaged weights, checkpoints, logs. A step of a GAN, for example:
+A learner defines modules, losses and data; the engine handles devices, processes, precision, averaged weights,
+checkpoints and logs. A step of a GAN, for example:
 
     def train_step(self, batch, trainer):
         with trainer.autocast():
@@ -29,7 +29,7 @@ Scalars = Mapping[str, Tensor]
 
 
 class Trainer(Protocol):
-    """The engine as a learner's `train_step` sees it.
+    """The part of the engine that a learner's `train_step` uses.
 
     Attributes:
         device: where the batch lies and the modules are.
@@ -62,7 +62,7 @@ class Trainer(Protocol):
 
 
 class Learner(Protocol):
-    """What a stage's `build` returns. Plain attributes, all on the CPU; the engine moves them.
+    """The return value of a stage's `build`: plain attributes, all on the CPU; the engine moves them.
 
     It may also have `is_finished: bool`, see `is_finished` below, to end training before max_steps.
 
@@ -71,7 +71,7 @@ class Learner(Protocol):
         optimizers: by name; their state is in the checkpoint. A learning rate that changes is set in `train_step`, as a
             function of `trainer.step`. Which weights require a gradient is decided in `build`, once: with several
             processes only those are kept equal.
-        averaged: modules with an averaged (EMA) copy, which validation, pictures and the 'model' file use.
+        averaged: modules with an averaged (EMA) copy, which validation, sample images and the 'model' file use.
         exported: modules of the 'model' file; a tensor is called `<module>.<key>` there.
         train_set: items by number. Where it has `set_epoch(epoch)`, that is called before each epoch, and workers that
             live on must see it (keep it in shared memory). Random choices depend on (seed, epoch, index) only.
@@ -88,7 +88,7 @@ class Learner(Protocol):
     collate: Callable[[Sequence[Any]], Batch]
 
     def train_step(self, batch: Batch, trainer: Trainer) -> Scalars:
-        """Learns from a batch [this process's share] through `trainer.update`; detached scalars for the log."""
+        """Trains on a batch [this process's share] through `trainer.update`; detached scalars for the log."""
         ...
 
     def validate(self, batch: Batch, modules: Modules) -> Scalars:
@@ -96,29 +96,31 @@ class Learner(Protocol):
         ...
 
     def sample_image(self, batch: Batch, modules: Modules) -> Tensor | None:
-        """[3, H, W] float in 0..1: what the modules make of the first batch of val_set (or of train_set); None for no
-        picture. Called as `validate`.
+        """[3, H, W] float in 0..1: outputs for the first items of val_set (or of train_set); None for no image.
+
+        Called as `validate`.
         """
         ...
 
 
 def is_finished(learner: Learner) -> bool:
-    """Whether the learner says that no further step is wanted: its `is_finished`, False where it has none.
+    """Whether the learner needs no further step: its `is_finished`, False where it has none.
 
-    Asked after each step and after a resume. The answer must follow from what a checkpoint holds (buffers of a module),
-    so that a resumed training ends where an unbroken one does. Of several processes the first one's counts.
+    Evaluated after each step and after a resume. The value must depend on nothing but the contents of a checkpoint
+    (buffers of a module), so that a resumed training ends where an uninterrupted one does. With several processes the
+    value of the first one counts.
     """
     return bool(getattr(learner, "is_finished", False))
 
 
 class EarlyStop(nn.Module):
-    """Keeps account of a figure that is to fall.
+    """Tracks a metric that should fall, as state in a checkpoint; `is_finished` can be based on it.
 
     Args:
-        patience: checks without a new lowest figure until it is over.
+        patience: number of checks without a new lowest value until it is over.
 
     Attributes:
-        best: [] float64, lowest figure so far.
+        best: [] float64, lowest value so far.
         num_worse: [] int64, checks since then.
     """
 
@@ -142,7 +144,7 @@ class EarlyStop(nn.Module):
         return int(self.num_worse) >= self.patience
 
     def note(self, figure: float) -> bool:
-        """Takes in the figure of a check; whether it is the lowest so far."""
+        """Adds the value of a check; True if it is the lowest so far."""
         is_best = figure < float(self.best)
         self.num_worse.fill_(0 if is_best else int(self.num_worse) + 1)
         if is_best:

@@ -1,7 +1,7 @@
-"""Checkpoints: a file of tensors and beside it a JSON file that says what it is; whole or not there at all.
+"""Checkpoints: a file of tensors and beside it a JSON file that describes it; complete or absent.
 
-    <run>/checkpoints/state-00001000.safetensors    modules, averages, optimisers: all that resuming needs
-    <run>/checkpoints/model-00001000.safetensors    what inference and later stages load: `<module>.<key>`
+    <run>/checkpoints/state-00001000.safetensors    modules, averages, optimisers: everything that resuming needs
+    <run>/checkpoints/model-00001000.safetensors    tensors for inference and later stages: `<module>.<key>`
     <run>/checkpoints/state-00001000.json           the sidecar (`model-...json` likewise): hash, origin, plain numbers
 
 The tensors are written to a temporary file of the same folder, synced and renamed; the sidecar comes last, so a file
@@ -74,7 +74,7 @@ class Identity(Strict):
 
 
 class Sidecar(Strict):
-    """What a checkpoint is.
+    """Description of a checkpoint.
 
     Attributes:
         kind, step, sha256, num_bytes: as storage.runs.Checkpoint.
@@ -176,7 +176,7 @@ def load_tensors(run: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a safetensors file of this package says of itself: run, snapshot, step, and in model files the rules of
+    """Metadata of a safetensors file of this package: run, snapshot, step, and in model files the rules of
     storage.catalog.FaceCrop; empty for other files.
 
     Raises:
@@ -190,7 +190,7 @@ def face_crop_of(path: Path, run: tuple[Path, RunRecord] | None = None) -> FaceC
     """How faces were found and cropped in a model's training data.
 
     Args:
-        path: of the model file; it says so itself unless it is older than that or not of this package: then the answer
+        path: of the model file; its metadata hold the crop; where they do not (older files, other packages), the result
             is the default, the published crop.
         run: store and record of the run that made it, where they are there: its snapshot's config comes first.
 

@@ -1,4 +1,4 @@
-"""What a training session runs on: its device, its hardware, its installed packages."""
+"""Environment of a training session: its device, its hardware, its installed packages."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ _chosen: torch.device | None = None
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
-    """The device of this rank; what the process computes from now on, it computes there (`chosen_device`).
+    """The device of this rank; `chosen_device` returns it from now on.
 
     Args:
         wanted: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:1'; 'cuda' is the GPU numbered as the rank.
@@ -52,7 +52,7 @@ def choose_device(wanted: str, ranks: Ranks) -> torch.device:
 
 
 def chosen_device() -> torch.device:
-    """What `choose_device` gave last; before that a GPU where there is one."""
+    """The last device that `choose_device` returned; before that a GPU where there is one."""
     return _chosen or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -76,10 +76,10 @@ def packages_sha256() -> str:
 
 
 def reuse_large_blocks() -> None:
-    """Lets this process keep freed memory in blocks up to a GiB instead of asking for it anew; nothing without glibc.
+    """Makes malloc keep freed blocks of up to a GiB instead of returning them to the system; no effect without glibc.
 
     By default every tensor above 32 MiB is fresh memory, whose pages the system clears one by one at each use: batches
-    of 8 pictures of 256 px then cost more per picture than single ones (0.62 against 0.47 s of a core), and less
+    of 8 images of 256 px then cost more per image than single ones (0.62 against 0.47 s of a core), and less
     otherwise (0.39 against 0.43). The process keeps its peak until it ends.
     """
     if not sys.platform.startswith("linux"):

@@ -24,7 +24,7 @@ from storage.store_layout import run_folder
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
-    """What models.training.runs.fit.fit_stage is asked for.
+    """Arguments of models.training.runs.fit.fit_stage.
 
     Attributes:
         store: folder of the store with the snapshot and the runs.
@@ -66,7 +66,7 @@ class Job:
     Attributes:
         store, snapshot, stage, config: what is fitted on what.
         parents: stage -> what it starts from.
-        new: the record as it is when nothing was done yet.
+        new: the record before anything is done.
         data: what the model card will state about the snapshot.
         is_quiet: without a progress bar.
     """

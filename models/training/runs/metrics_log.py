@@ -1,8 +1,8 @@
-"""What a training tells: metrics.jsonl (the truth, synced line by line), TensorBoard events and sample pictures.
+"""Logs of a training: metrics.jsonl (authoritative, synced line by line), TensorBoard events and sample images.
 
 <run>/metrics.jsonl            {"kind": "train", "step": 50, "epoch": 3, "time": "...", "values": {"loss": 0.25}}
 <run>/tensorboard/             the same for `tensorboard --logdir`
-<run>/pictures/00001000.png    what the averaged modules made at step 1000
+<run>/pictures/00001000.png    sample image of the averaged modules at step 1000
 """
 
 import json
@@ -28,7 +28,7 @@ class MetricsLog:
 
     Args:
         run: folder of the run.
-        step: where the session begins; what a killed session logged after it will be computed again and is removed.
+        step: where the session begins; lines that a killed session logged after it are removed and computed again.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -41,7 +41,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def scalars(self, kind: Literal["train", "val"], step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Logs figures durably; one that is not finite becomes null.
+        """Logs metrics durably; values that are not finite become null.
 
         Raises:
             OutOfSpace: the disk is full.
@@ -57,7 +57,7 @@ class MetricsLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def image(self, step: int, image: Tensor) -> None:
-        """Stores a picture [3, H, W] 0..1 RGB as PNG."""
+        """Stores a sample image [3, H, W] 0..1 RGB as PNG."""
         pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().permute(1, 2, 0).numpy()
         files.make_dir(self._run / "pictures")
         png = cv2.imencode(".png", np.ascontiguousarray(pixels[:, :, ::-1]))[1].tobytes()
@@ -66,7 +66,7 @@ class MetricsLog:
             self._board.add_image("samples", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Brings the TensorBoard events to the disk, if that still has room: they only repeat metrics.jsonl."""
+        """Flushes the TensorBoard events; a full disk is ignored, since they only repeat metrics.jsonl."""
         with suppress(OSError):
             self._board.close()
 
@@ -79,7 +79,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def newest_figures(run: Path) -> dict[str, float]:
-    """The last validation figures, or where there are none the last means of training as `train_<name>`."""
+    """The last validation metrics, or where there are none the last means of training as `train_<name>`."""
     lines = read_metrics(run)
     validated = [line["values"] for line in lines if line["kind"] == "val"]
     trained = [{f"train_{name}": value for name, value in line["values"].items()} for line in lines]

@@ -1,6 +1,6 @@
-"""Published: weights of others that stand in for a finished run of a stage; those behind it start from them.
+"""Published: third-party weights that stand in for a finished run of a stage; the stages behind it start from them.
 
-A stage says which they are by its constant PUBLISHED; `talkset weights import` takes their file into use.
+The constant PUBLISHED of a stage names them; `talkset weights import` imports their file.
 """
 
 from collections.abc import Mapping
@@ -57,11 +57,11 @@ def find_published(system: str, found: Mapping[str, Stage], name: str) -> tuple[
 
 
 def tensors_of(store: Path, parent: RunRecord | Published) -> dict[str, Tensor]:
-    """`<module>.<key>` of what a stage starts from.
+    """Tensors `<module>.<key>` that a stage starts from.
 
     Raises:
         StoreCorrupt: the run's model is damaged.
-        WeightsError: the imported file is.
+        WeightsError: the imported file is damaged.
     """
     if isinstance(parent, RunRecord):
         return checkpoint.load_tensors(run_folder(store, parent.id), parent.model())

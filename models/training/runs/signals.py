@@ -1,4 +1,4 @@
-"""Signals that end a training are noted and obeyed between two steps, where the state can be saved."""
+"""Signals that end a training take effect between two steps, where the state can be saved."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
-# A worker whose parent has not ended it by then was forgotten.
+# A worker that its parent has not ended by then has lost it.
 _LAST_RESORT_S = 300
 
 
@@ -17,8 +17,8 @@ _LAST_RESORT_S = 300
 def noted_signals() -> Iterator[Callable[[], int]]:
     """Inside the block SIGTERM and SIGINT only make the yielded function return their number instead of 0.
 
-    One that came and was not answered by an exception is sent again after the block. A second one does at once what it
-    did before the block. Only the main thread receives signals: in any other the function always returns 0.
+    A signal that did not lead to an exception is raised again after the block. A second signal has its usual effect at
+    once. Only the main thread receives signals: in any other the function always returns 0.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
