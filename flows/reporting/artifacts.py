@@ -107,7 +107,7 @@ def publish_artifacts(snapshot: Snapshot, outcome: RefreshOutcome) -> None:
             f"; first {_MAX_ROWS}" if len(rows) > _MAX_ROWS else ""
         )
         create_table_artifact(rows[:_MAX_ROWS], key=f"issues-{name}", description=what)
-    from tasks.report.sheet_image import sheet_image
+    from tasks.report.contact_sheet import sheet_image
 
     image = sheet_image(snapshot)
     if image:

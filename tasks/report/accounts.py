@@ -1,12 +1,17 @@
-"""Accounts of a snapshot: where every source and every expected clip ended, and whether the sums close."""
+"""Accounts of a snapshot: where every source and every expected clip ended, whether the sums close, and the issues."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from storage.snapshot import Snapshot
 from storage.timelaw import FPS
+
+NUM_ISSUES_SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +97,31 @@ def _sums(snapshot: Snapshot, states: Mapping[str, int]) -> tuple[tuple[str, boo
         ),
         ("the clip table keeps as many clips as the accounts say", num_kept == clips["kept"]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Issues:
+    """Sources that ended in one state other than done.
+
+    Attributes:
+        total: how many there are.
+        rows: the first `NUM_ISSUES_SHOWN`: path, reason, detail, and `command`, which explains the source.
+    """
+
+    total: int
+    rows: list[dict[str, Any]]
+
+
+def issues_of(snapshot: Snapshot) -> dict[str, Issues]:
+    """'failed', 'rejected' and 'duplicate_of' sources, by path."""
+    table = snapshot.source_table.select(["path", "name", "reason", "detail", "state"])
+    states = np.array(table["state"].to_pylist(), object)
+    issues = {}
+    for state in ("failed", "rejected", "duplicate_of"):
+        found = table.filter(pa.array(states == state, pa.bool_()))
+        rows = found.slice(0, NUM_ISSUES_SHOWN).to_pylist()
+        # A misnamed file has no name of its own; a path is always understood.
+        issues[state] = Issues(
+            found.num_rows, [row | {"command": f"talkset explain {shlex.quote(row['path'])}"} for row in rows]
+        )
+    return issues

@@ -1,11 +1,11 @@
 """Changes of a snapshot against its parent: clips that came and went, settings that differ."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import TalksetError
 from storage.snapshot import Snapshot
-from tasks.report.settings import flat
 
 NUM_SETTINGS = 30
 
@@ -42,13 +42,15 @@ def changes_of(snapshot: Snapshot) -> Changes | None:
         before, now = _kept(parent), _kept(snapshot)
     except TalksetError:
         return Changes(number, missing=f"snapshot {number} or its tables cannot be read any more")
+    old, new = flat_settings(parent.body.config), flat_settings(snapshot.body.config)
+    changed = [(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return Changes(
         number=parent.body.number,
         added=len(now - before),
         removed=len(before - now),
         same=len(now & before),
         hours=snapshot.body.counts["hours_kept"] - parent.body.counts["hours_kept"],
-        settings=_settings(flat(parent.body.config), flat(snapshot.body.config)),
+        settings=tuple(changed[:NUM_SETTINGS]),
     )
 
 
@@ -59,7 +61,10 @@ def _kept(snapshot: Snapshot) -> set[tuple[str, str]]:
     return set(zip(kept["name"].to_pylist(), kept["clip"].to_pylist(), strict=True))
 
 
-def _settings(before: dict[str, Any], now: dict[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
-    names = sorted(set(before) | set(now))
-    changed = [(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
-    return tuple(changed[:NUM_SETTINGS])
+def flat_settings(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} as {'a.b': 1}; empty mappings stay."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{where}.{key}" if where else str(key)
+        out |= flat_settings(value, name) if isinstance(value, Mapping) and value else {name: value}
+    return out

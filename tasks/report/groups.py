@@ -59,16 +59,7 @@ def _groups(table: pa.Table, column: str) -> list[Group]:
         )
         for row in rows
     ]  # fmt: skip
-    return _with_others(sorted(groups, key=lambda group: _place(column, group)))
-
-
-def _place(column: str, group: Group) -> tuple[Any, ...]:
-    if column == "split":
-        return (_SPLIT_ORDER.index(group.label),)
-    return (not group.label, group.label) if column == "emotion" else (-group.expected, group.label)
-
-
-def _with_others(groups: list[Group]) -> list[Group]:
+    groups.sort(key=lambda group: _place(column, group))
     shown, others = groups[:NUM_SHOWN], groups[NUM_SHOWN:]
     if not others:
         return shown
@@ -80,3 +71,9 @@ def _with_others(groups: list[Group]) -> list[Group]:
         sum(group.subjects for group in others),
     )
     return [*shown, total]
+
+
+def _place(column: str, group: Group) -> tuple[Any, ...]:
+    if column == "split":
+        return (_SPLIT_ORDER.index(group.label),)
+    return (not group.label, group.label) if column == "emotion" else (-group.expected, group.label)

@@ -1,7 +1,6 @@
 """Histograms of the scores, kept and dropped clips stacked, with the thresholds of the dataset as lines."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +69,7 @@ def _histogram(
 ) -> Histogram:
     known = np.isfinite(values)
     limits = {name: bound for name, bound in bounds.items() if bound is not None}
+    is_inside = (values >= limits.get("min", -np.inf)) & (values <= limits.get("max", np.inf))
     label = f"Histogram of {score}: {int(known.sum())} clips" + "".join(f", {name} {b:g}" for name, b in limits.items())
     return Histogram(
         score=score,
@@ -77,14 +77,9 @@ def _histogram(
         median=float(np.median(values[known])) if known.any() else float("nan"),
         num_missing=int((~known).sum()),
         limits=", ".join(f"{name} {bound:g}" for name, bound in limits.items()),
-        num_failing=_num_failing(values, limits),
+        num_failing=int((~is_inside).sum()) if limits else 0,
         svg=_chart(values[known], is_kept[known], limits, column, label),
     )
-
-
-def _num_failing(values: NDArray[np.float64], limits: dict[str, float]) -> int:
-    is_inside = (values >= limits.get("min", -np.inf)) & (values <= limits.get("max", np.inf))
-    return int((~is_inside).sum()) if limits else 0
 
 
 def _chart(
@@ -102,24 +97,19 @@ def _chart(
     widths = 0.92 * np.diff(edges)
     axes.bar(edges[:-1], kept, widths, align="edge", color=KEPT)
     axes.bar(edges[:-1], dropped, widths, bottom=kept, align="edge", color=DROPPED)
-    _draw_limits(axes, limits, edges)
-    axes.set_xlabel(column.unit if column else "", color=MUTED, fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_whole))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.set_xlim(edges[0], edges[-1])
-    return to_svg(figure, label)
-
-
-def _draw_limits(axes: Any, limits: dict[str, float], edges: NDArray[np.float64]) -> None:
-    middle = (edges[0] + edges[-1]) / 2
     axes.margins(y=0.18)
     for name, bound in limits.items():
-        is_left = bound < middle
+        is_left = bound < (edges[0] + edges[-1]) / 2
         axes.axvline(bound, color=LIMIT, linewidth=1.3, linestyle=(0, (4, 2)))
         axes.annotate(
             f"{name} {bound:g}", (bound, 1), (4 if is_left else -4, -1), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="left" if is_left else "right", va="top", color=LIMIT, fontsize=8,
         )  # fmt: skip
+    axes.set_xlabel(column.unit if column else "", color=MUTED, fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_whole))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_xlim(edges[0], edges[-1])
+    return to_svg(figure, label)
 
 
 def bin_edges(values: NDArray[np.float64], limits: dict[str, float], is_whole: bool) -> NDArray[np.float64]:

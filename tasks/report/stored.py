@@ -3,15 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from storage.cut_tables import CLIP_KEY
-from storage.objects import Manifest
-from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
+from storage.objects import Manifest, ObjectRef
+from storage.snapshot import FEATURES_TABLE, Snapshot
 from storage.tables import Column, columns_of, read_schema
 from storage.timelaw import FPS
 from storage.weights import WeightFile, listed
@@ -51,7 +50,7 @@ class SlowSource:
     video_s: float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """Objects of a snapshot, summed up.
 
@@ -60,14 +59,14 @@ class Stored:
         bytes_by_kind: 'frames and audio', 'cut tables', each extractor, 'snapshot tables'.
         cut_seconds: wall time of all cuts.
         slowest: slowest sources first.
-        weights: files of others that the numbers depend on, by name.
+        weights: third-party files that the numbers depend on, by name.
     """
 
-    features: list[Feature] = field(default_factory=list)
-    bytes_by_kind: dict[str, int] = field(default_factory=dict)
-    cut_seconds: float = 0.0
-    slowest: list[SlowSource] = field(default_factory=list)
-    weights: dict[str, WeightFile] = field(default_factory=dict)
+    features: list[Feature]
+    bytes_by_kind: dict[str, int]
+    cut_seconds: float
+    slowest: list[SlowSource]
+    weights: dict[str, WeightFile]
 
     @property
     def total_bytes(self) -> int:
@@ -81,41 +80,47 @@ def stored_facts(snapshot: Snapshot) -> Stored:
     Raises:
         StoreCorrupt: a manifest is missing or damaged.
     """
-    out = Stored()
     cuts = [snapshot.objects.manifest(shard.cut.key) for shard in snapshot.body.shards]
     seconds = {source: value for cut in cuts for source, value in cut.timing.items()}
-    out.features = [_feature(snapshot, name) for name in _extractors(snapshot.body.shards)]
-    out.bytes_by_kind = _bytes_by_kind(snapshot, cuts, out.features)
-    out.cut_seconds = sum(seconds.values())
-    out.slowest = _slowest(snapshot, seconds)
-    out.weights = _weights(snapshot, cuts[:1])
-    return out
+    made = {name: [snapshot.objects.manifest(ref.key) for ref in refs] for name, refs in extractors(snapshot).items()}
+    features = [
+        Feature(
+            name,
+            _columns(snapshot, refs[0]),
+            num_bytes=sum(ref.num_bytes for ref in refs),
+            seconds=sum(manifest.timing.get("seconds", 0.0) for manifest in made[name]),
+        )
+        for name, refs in extractors(snapshot).items()
+    ]
+    return Stored(
+        features=features,
+        bytes_by_kind=_bytes_by_kind(snapshot, cuts, features),
+        cut_seconds=sum(seconds.values()),
+        slowest=_slowest(snapshot, seconds),
+        weights=_weights(snapshot, [*cuts[:1], *(manifests[0] for manifests in made.values())]),
+    )
 
 
 def score_columns(snapshot: Snapshot) -> dict[str, Column]:
     """Score of the clip table (`quality_jitter`) -> the column it comes from, for its unit and meaning."""
     return {
         f"{name}_{column.name}": column
-        for name in _extractors(snapshot.body.shards)
-        for column in _columns(snapshot, name)
+        for name, refs in extractors(snapshot).items()
+        for column in _columns(snapshot, refs[0])
         if not column.shape
     }
 
 
-def _extractors(shards: Iterable[ShardEntry]) -> list[str]:
-    return sorted({name for shard in shards for name in shard.features})
+def extractors(snapshot: Snapshot) -> dict[str, list[ObjectRef]]:
+    """Extractor, by name -> its object of every shard that has one."""
+    shards = snapshot.body.shards
+    names = sorted({name for shard in shards for name in shard.features})
+    return {name: [shard.features[name] for shard in shards if name in shard.features] for name in names}
 
 
-def _columns(snapshot: Snapshot, name: str) -> tuple[Column, ...]:
-    key = next(shard.features[name].key for shard in snapshot.body.shards if name in shard.features)
-    columns = columns_of(read_schema(snapshot.objects.path(key) / FEATURES_TABLE))
+def _columns(snapshot: Snapshot, ref: ObjectRef) -> tuple[Column, ...]:
+    columns = columns_of(read_schema(snapshot.objects.path(ref.key) / FEATURES_TABLE))
     return tuple(column for column in columns if column.name != CLIP_KEY.name)
-
-
-def _feature(snapshot: Snapshot, name: str) -> Feature:
-    refs = [shard.features[name] for shard in snapshot.body.shards if name in shard.features]
-    seconds = sum(snapshot.objects.manifest(ref.key).timing.get("seconds", 0.0) for ref in refs)
-    return Feature(name, _columns(snapshot, name), sum(ref.num_bytes for ref in refs), seconds)
 
 
 def _bytes_by_kind(snapshot: Snapshot, cuts: list[Manifest], features: list[Feature]) -> dict[str, int]:
@@ -133,9 +138,7 @@ def _slowest(snapshot: Snapshot, seconds: dict[str, float]) -> list[SlowSource]:
     ids = table["source_id"].to_pylist()
     spent = np.array([seconds.get(source, 0.0) if source else 0.0 for source in ids])
     chosen = [int(index) for index in np.argsort(-spent, kind="stable")[: 2 * NUM_SLOWEST] if spent[index] > 0]
-    rows: list[dict[str, Any]] = (
-        table.select(["path", "name", "num_slots", "state"]).take(pa.array(chosen, pa.int64())).to_pylist()
-    )
+    rows = table.select(["path", "name", "num_slots", "state"]).take(pa.array(chosen, pa.int64())).to_pylist()
     slow = [
         SlowSource(row["path"], row["name"], spent[index], row["num_slots"] / FPS)
         for index, row in zip(chosen, rows, strict=True)
@@ -144,12 +147,8 @@ def _slowest(snapshot: Snapshot, seconds: dict[str, float]) -> list[SlowSource]:
     return slow[:NUM_SLOWEST]
 
 
-def _weights(snapshot: Snapshot, cuts: list[Manifest]) -> dict[str, WeightFile]:
+def _weights(snapshot: Snapshot, manifests: Iterable[Manifest]) -> dict[str, WeightFile]:
     """Those named in the inputs of an object, and those of the face backend (which may come with a package)."""
-    manifests = [*cuts]
-    for name in _extractors(snapshot.body.shards):
-        ref = next(shard.features[name] for shard in snapshot.body.shards if name in shard.features)
-        manifests.append(snapshot.objects.manifest(ref.key))
     inputs = [manifest.key_inputs for manifest in manifests if isinstance(manifest.key_inputs, dict)]
     named = {name for found in inputs for name in found.get("weights", {})}
     backend = re.compile(rf"face backend {re.escape(snapshot.body.config['face']['backend'])}\b")

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Matplotlib writes these colours; `to_svg` replaces them by the variables of the page.
-INK, MUTED, LINE, KEPT, DROPPED, LIMIT, SOUND = (f"#0{digit}0{digit}0{digit}" for digit in range(1, 8))
+INK, MUTED, LINE, KEPT, DROPPED, LIMIT, AUDIO = (f"#0{digit}0{digit}0{digit}" for digit in range(1, 8))
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -16,7 +16,7 @@ _VARIABLES = {
     KEPT: "--kept",
     DROPPED: "--dropped",
     LIMIT: "--limit",
-    SOUND: "--sound",
+    AUDIO: "--audio",
 }
 
 

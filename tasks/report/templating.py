@@ -13,15 +13,15 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 @cache
-def html_environment() -> "Environment":
-    """For pages: what is filled in is escaped as HTML."""
-    return _environment(autoescape=True)
+def environment(is_html: bool) -> "Environment":
+    """The templates, for pages (text is escaped as HTML) or for cards (text starts no Markdown or HTML of its own)."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-
-@cache
-def markdown_environment() -> "Environment":
-    """For cards: what is filled in cannot start Markdown or HTML of its own."""
-    return _environment(finalize=escape_markdown)
+    loader = FileSystemLoader(TEMPLATES)
+    found = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                        autoescape=is_html, finalize=None if is_html else escape_markdown)  # fmt: skip
+    found.filters |= {"percent": percent, "size": size_text, "count": count_text, "setting": setting_text}
+    return found
 
 
 def escape_markdown(value: Any) -> Any:
@@ -33,7 +33,7 @@ def escape_markdown(value: Any) -> Any:
 
 
 def percent(share: float) -> str:
-    """0.9876 as '98.8 %'; what is not nothing is not shown as 0, what is not all not as 100."""
+    """0.9876 as '98.8 %'; a share that is not 0 or 1 is never shown as 0 or 100."""
     if share != share:
         return "–"
     if share in (0, 1):
@@ -61,13 +61,3 @@ def setting_text(value: Any) -> str:
     if value is None:
         return "not set"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _environment(**options: Any) -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options
-    )
-    found.filters |= {"percent": percent, "size": size_text, "count": count_text, "setting": setting_text}
-    return found

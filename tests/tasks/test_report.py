@@ -1,18 +1,25 @@
-"""The report is checked against the store itself: numbers by plain loops over the rows, pictures by the frames."""
+"""The report is checked against the store itself: numbers by plain loops over the rows, images by the frames."""
 
 import base64
+import glob
 import itertools
 import math
+import os
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import duckdb
 import numpy as np
+import pandas
+import polars
 import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import dataset
 
 from storage.catalog import Threshold
 from storage.errors import Reason
@@ -22,16 +29,24 @@ from tasks.inventory import Inventory
 from tasks.plan import make_plan
 from tasks.publish import publish_snapshot
 from tasks.report import ReportFiles, write_report
-from tasks.report.accounts import accounts_of
-from tasks.report.card import size_category
+from tasks.report.accounts import accounts_of, issues_of
+from tasks.report.card import DATA_SPLIT, size_category
 from tasks.report.changes import changes_of
-from tasks.report.contact_sheet import NUM_DROPPED, NUM_KEPT, contact_sheet, spread
+from tasks.report.contact_sheet import (
+    NUM_DROPPED,
+    NUM_KEPT,
+    NUM_TILES,
+    TILE_PX,
+    TILES_PER_ROW,
+    contact_sheet,
+    sheet_image,
+    spread,
+)
 from tasks.report.groups import NUM_SHOWN, group_tables
 from tasks.report.histograms import NUM_BINS, NUM_HISTOGRAMS, bin_edges, histograms
-from tasks.report.speech import NUM_CLIPS, speech_pictures
+from tasks.report.speech import NUM_CLIPS, speech_charts
 from tasks.report.stored import stored_facts
 from tasks.report.templating import escape_markdown, percent, size_text
-from tasks.report.troubles import troubles_of
 from tests.synthetic_store import THRESHOLDS, TRUE_LAG_FRAMES, build_store, synthetic_dataset
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -242,13 +257,13 @@ def test_subjects_beyond_forty_are_summed_up(large: Snapshot) -> None:
     assert sum(group.kept for group in groups) == large.body.counts["clips"]["kept"]
 
 
-def test_troubles_are_listed_and_counted(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.report.troubles.NUM_SHOWN", 2)
-    troubles = troubles_of(snapshot)
-    assert {state: (trouble.total, len(trouble.rows)) for state, trouble in troubles.items()} == {
+def test_issues_are_listed_and_counted(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.report.accounts.NUM_ISSUES_SHOWN", 2)
+    issues = issues_of(snapshot)
+    assert {state: (found.total, len(found.rows)) for state, found in issues.items()} == {
         "failed": (2, 2), "rejected": (3, 2), "duplicate_of": (1, 1),
     }  # fmt: skip
-    assert troubles["rejected"].rows[0]["command"] == "talkset explain '<script>alert(1)</script>.mp4'"
+    assert issues["rejected"].rows[0]["command"] == "talkset explain '<script>alert(1)</script>.mp4'"
 
 
 def test_changes_against_the_parent(store: Path, snapshot: Snapshot) -> None:
@@ -266,10 +281,10 @@ def test_changes_against_the_parent(store: Path, snapshot: Snapshot) -> None:
 def test_a_snapshot_in_which_nothing_could_be_used_has_a_report(tmp_path: Path) -> None:
     """A tree of other files: every source is refused, no shard exists, and that is what the page says."""
     odd = Source("odd.mp4", b"odd.mp4".hex(), "", "", "", {}, 1, "f" * 64, reason=Reason.BAD_NAME, detail="no pattern")
-    dataset = synthetic_dataset()
+    block = synthetic_dataset()
     inventory = Inventory((odd,), 0, 0)
-    plan = make_plan([odd], [], [], dataset.shard_minutes)
-    snapshot, _ = publish_snapshot(dataset, tmp_path, inventory, plan, [], {}, {}, "0")
+    plan = make_plan([odd], [], [], block.shard_minutes)
+    snapshot, _ = publish_snapshot(block, tmp_path, inventory, plan, [], {}, {}, "0")
     assert snapshot.body.shards == ()
     page = write_report(snapshot, tmp_path / "out").page.read_text()
     assert "odd.mp4" in page
@@ -376,7 +391,7 @@ def test_a_frame_without_landmarks_is_shown_and_said(
         return {name: np.full_like(array, np.nan) for name, array in feature(self, clip, extractor, columns).items()}
 
     monkeypatch.setattr(Snapshot, "feature", unknown)
-    monkeypatch.setattr("tasks.report.page.speech_pictures", lambda _: [])
+    monkeypatch.setattr("tasks.report.page.speech_charts", lambda _: [])
     picture = contact_sheet(snapshot)["kept"][0]
     assert picture.strokes == ()
     assert picture.box is None
@@ -386,13 +401,38 @@ def test_a_frame_without_landmarks_is_shown_and_said(
 
 
 def test_speech_begins_with_the_clip_that_is_farthest_off(snapshot: Snapshot) -> None:
-    pictures = speech_pictures(snapshot)
+    pictures = speech_charts(snapshot)
     assert 1 < len(pictures) <= NUM_CLIPS
     assert pictures[0].name == "T001#fear#level_1#003"
     assert pictures[0].offset_frames == TRUE_LAG_FRAMES
     assert pictures[0].reason
     assert all(picture.offset_frames == 0 and not picture.reason for picture in pictures[1:])
     assert all("data:image/png;base64" in picture.svg for picture in pictures)
+
+
+def decoded(uri: str) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(base64.b64decode(uri.split(",", 1)[1]), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_tiles_of_the_sheet_image_are_its_frames_with_their_landmarks(snapshot: Snapshot) -> None:
+    uri = sheet_image(snapshot)
+    assert uri is not None
+    image = decoded(uri)
+    frames = contact_sheet(snapshot)["kept"]
+    shown = min(len(frames), NUM_TILES)
+    assert image.shape == (-(-shown // TILES_PER_ROW) * TILE_PX, min(shown, TILES_PER_ROW) * TILE_PX, 3)
+    frame = cv2.resize(decoded(frames[0].image), (TILE_PX, TILE_PX), interpolation=cv2.INTER_AREA)
+    difference = np.abs(image[:TILE_PX, :TILE_PX].astype(int) - frame).max(axis=2)
+    assert np.median(difference) < 8
+    points = np.array([pair.split(",") for stroke in frames[0].strokes for pair in stroke.points.split()], float)
+    x, y = np.rint(points * TILE_PX / frames[0].size_px).astype(int).clip(0, TILE_PX - 1).T
+    assert np.mean(difference[y, x] > 30) > 0.6
+
+
+def test_nothing_kept_gives_no_sheet_image(tmp_path: Path) -> None:
+    empty = build_store(tmp_path, thresholds={"quality_face_size_px": Threshold(min=1e6)})
+    assert empty.body.counts["clips"]["kept"] == 0
+    assert sheet_image(empty) is None
 
 
 # ---- the card
@@ -429,6 +469,47 @@ def test_paths_in_the_card_exist(store: Path, card: str) -> None:
     paths = set(re.findall(r"STORE/(\S+?\.parquet)", card))
     assert paths
     assert all((store / path).is_file() for path in paths)
+
+
+def configs_of(card: Path) -> dict[str, list[Path]]:
+    """Config name -> files, resolved as `datasets` does: each path relative to the card's folder, joined and globbed."""
+    configs = yaml.safe_load(card.read_text().split("---\n")[1])["configs"]
+    assert [config["config_name"] for config in configs if config.get("default")] == ["clips"]
+    found = {}
+    for config in configs:
+        (data,) = config["data_files"]
+        assert data["split"] == DATA_SPLIT
+        assert all(not Path(path).is_absolute() for path in data["path"])
+        matches = [glob.glob(os.path.join(card.parent, path)) for path in data["path"]]
+        assert all(len(match) == 1 for match in matches)
+        found[config["config_name"]] = [Path(match[0]) for match in matches]
+    return found
+
+
+def test_configs_of_the_card_open_every_table(store: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    """Also after the store was moved: the ways are relative."""
+    write_report(snapshot, store / "reports" / "000002")
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(store, moved)
+    files = configs_of(moved / "reports" / "000002" / "README.md")
+    assert list(files) == ["clips", "sources", "tracks", "bbox", "landmarks", "mel", "quality", "sync"]
+    opened = {name: dataset.dataset(paths).to_table() for name, paths in files.items()}
+    assert opened["clips"]["clip"].equals(snapshot.clip_table["clip"])
+    assert opened["sources"]["path"].equals(snapshot.source_table["path"])
+    stored = {row["clip"] for row in snapshot.rows(kept=False) if row["row"] >= 0}
+    for name in list(files)[2:]:
+        assert stored <= set(opened[name]["clip"].to_pylist())
+        assert len(files[name]) == len(snapshot.body.shards)
+    landmarks = polars.read_parquet(files["landmarks"])
+    assert len(landmarks.filter(polars.col("clip").is_in(stored))) == len(stored)
+    kept = duckdb.sql(f"SELECT count(*) FROM '{files['clips'][0]}' WHERE is_kept").fetchall()
+    assert kept == [(snapshot.body.counts["clips"]["kept"],)]
+    assert pandas.read_parquet(files["quality"][0]).columns[0] == "clip"
+
+
+def test_a_card_outside_the_store_names_no_folder_of_this_machine(card: str) -> None:
+    assert "configs" not in yaml.safe_load(card.split("---\n")[1])
+    assert "load_dataset" not in card
 
 
 def test_tables_of_the_card_are_whole(card: str) -> None:
