@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from storage.frame_store import LmdbExportWriter
 from storage.snapshot import ClipRef, Snapshot
 from storage.timelaw import mel_windows
-from tasks.export.edtalk_lists import Listed, clip_lists
-from tasks.export.edtalk_names import HDTF_FOLDER, MEAD_FOLDER, dataset_folder, edtalk_name
+from tasks.export.edtalk_lists import HDTF_FOLDER, MEAD_FOLDER, Listed, clip_lists, dataset_folder, edtalk_name
 from tasks.export.names import export_names, renamed
 from tasks.export.output import (
     ExportSummary,
@@ -88,9 +87,17 @@ def export_edtalk(snapshot: Snapshot, out: Path, progress: Progress | None = Non
                 listed += _export_clip(snapshot, row, clip, _Target(tree, names[row["clip"]], size_px), frames, summary)
                 if progress:
                     progress()
-        _write_lists(tree, listed, summary)
+        lists = clip_lists(listed)
+        for path, members in lists.files.items():
+            write_json(tree / path, members)
+        write_json(tree / "excluded.json", {"clips": summary.excluded, "lists": lists.left_out})
+        left_out = lists.left_out.items()
+        summary.notes += lists.notes
+        summary.notes += [f"{path}: {len(out)} clips left out, see excluded.json" for path, out in left_out]
         write_json(tree / "names.json", renamed(rows, names))
-        (tree / "README.txt").write_text(_readme(summary, size_px), encoding="utf-8")
+        readme = _README.format(size=size_px, dataset=summary.dataset, number=summary.snapshot_number,
+                                id=summary.snapshot_id, lmdb=LMDB_FOLDER)  # fmt: skip
+        (tree / "README.txt").write_text(readme, encoding="utf-8")
     return summary
 
 
@@ -116,7 +123,10 @@ class _Target:
         for suffix, array in ((".npy", values), (".valid.npy", is_valid)):
             write_array(self.path(kind, suffix), array)
             if (self._folder, kind) == (HDTF_FOLDER, "landmark"):
-                _link(self.path(kind, suffix), self.path("ldmk", suffix))
+                try:
+                    os.link(self.path(kind, suffix), self.path("ldmk", suffix))
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(self.path(kind, suffix), self.path("ldmk", suffix))
 
 
 def _export_clip(
@@ -166,41 +176,19 @@ def fill_missing(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDA
 
 
 def as_pixels(points: NDArray[np.floating], scale: float) -> NDArray[np.int64]:
-    """Coordinates in a picture `scale` times as large, to the nearest pixel; centres of pixels are integers."""
+    """Coordinates in an image `scale` times as large, to the nearest pixel; centres of pixels are integers."""
     return np.rint((points + 0.5) * scale - 0.5).astype(np.int64)
 
 
 def _jpegs(snapshot: Snapshot, clip: ClipRef, stored_px: int, size_px: int) -> list[bytes]:
+    """The frames as they are stored; encoded again where another size is wanted."""
     frames = snapshot.frames(clip.shard)
     if stored_px == size_px:
         return [frames.jpeg(clip.clip, index) for index in range(clip.num_frames)]
-    return [_encoded_again(frames.frame(clip.clip, index), size_px) for index in range(clip.num_frames)]
-
-
-def _encoded_again(rgb: NDArray[np.uint8], size_px: int) -> bytes:
-    is_smaller = size_px < len(rgb)
-    resized = cv2.resize(rgb, (size_px, size_px), interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC)
-    bgr = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
-
-
-def _write_lists(tree: Path, listed: list[Listed], summary: ExportSummary) -> None:
-    lists = clip_lists(listed)
-    for path, names in lists.files.items():
-        write_json(tree / path, names)
-    write_json(tree / "excluded.json", {"clips": summary.excluded, "lists": lists.left_out})
-    summary.notes += lists.notes
-    summary.notes += [f"{path}: {len(out)} clips left out, see excluded.json" for path, out in lists.left_out.items()]
-
-
-def _readme(summary: ExportSummary, size_px: int) -> str:
-    return _README.format(
-        size=size_px, dataset=summary.dataset, number=summary.snapshot_number, id=summary.snapshot_id, lmdb=LMDB_FOLDER
-    )
+    jpegs = []
+    how = cv2.INTER_AREA if size_px < stored_px else cv2.INTER_CUBIC
+    for index in range(clip.num_frames):
+        resized = cv2.resize(frames.frame(clip.clip, index), (size_px, size_px), interpolation=how)
+        bgr = cv2.cvtColor(resized, cv2.COLOR_RGB2BGR)
+        jpegs.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+    return jpegs

@@ -1,9 +1,16 @@
-"""The list files of EDTalk's training scripts: JSON arrays of clip names, one per stage and split.
+"""Clip names and list files as EDTalk's training scripts read them.
+
+The number of parts between '#' in a clip's name is its dataset; nothing else in a tree says so:
+
+    M003#angry#level_1#001    four parts: MEAD (identity, emotion, level, take), always seen from the front
+    RD_Radio1_000#1           two parts: HDTF (video, segment counted from 1)
+
+The lists are JSON arrays of clip names, one per stage and split:
 
     train.json, test.json               every clip
     lists/MEAD_HDTF_{split}.json        stage 0, generator: draws a neutral clip of the same identity for a MEAD clip
     lists/HDTF_facial_{split}.json      stage 1, mouth and pose: HDTF clips, with landmarks
-    lists/HDTF_{split}_bbox.json        stage 3, audio to mouth: HDTF clips with sound, boxes and a window of frames
+    lists/HDTF_{split}_bbox.json        stage 3, audio to mouth: HDTF clips with audio, boxes and a window of frames
 
 The scripts know two splits. A snapshot's val clips have lists of their own; where there are no test clips, the val
 clips are in the test lists, too, because the scripts evaluate on those.
@@ -12,20 +19,54 @@ clips are in the test lists, too, because the scripts evaluate on those.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.export.edtalk_names import identity, is_mead
+from storage.emotions import MEAD_SPELLING, canonical_emotion, emotion_id
+from tasks.export.names import safe_name
 
+MEAD_FOLDER, HDTF_FOLDER = "MEAD_front", "HDTF"
 MIN_AUDIO2MOUTH_FRAMES = 7  # stage 3 draws the first of its frames below length - 6
+_MEAD_PARTS = 4
+
+
+def edtalk_name(name: str) -> str:
+    """The name of a clip in an EDTalk tree.
+
+    Names of four or more parts whose second is an emotion are MEAD's, with the emotion in MEAD's spelling; a later
+    window of a long take (`...#001#2`) becomes take `001~2`. Any other clip is a segment `video#k`, by default k = 1.
+    """
+    parts = name.split("#")
+    if len(parts) >= _MEAD_PARTS and emotion_id(parts[1]) >= 0:
+        emotion = canonical_emotion(parts[1])
+        return safe_name("#".join([parts[0], MEAD_SPELLING.get(emotion, emotion), parts[2], "~".join(parts[3:])]))
+    base, _, segment = name.rpartition("#")
+    if not base or not segment.isdecimal():
+        base, segment = name, "1"
+    return f"{safe_name(base, also='#')}#{segment}"
+
+
+def is_mead(exported: str) -> bool:
+    """Whether an exported name is a MEAD clip's."""
+    return exported.count("#") == _MEAD_PARTS - 1
+
+
+def identity(exported: str) -> str:
+    """MEAD's identity, or the video of an HDTF segment: what EDTalk groups clips by."""
+    return exported.split("#")[0]
+
+
+def dataset_folder(exported: str) -> str:
+    """The folder of the clip's dataset in the tree."""
+    return MEAD_FOLDER if is_mead(exported) else HDTF_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the lists must know of a written clip.
+    """What decides which lists a written clip is in.
 
     Attributes:
         name: in the export.
         split: 'train', 'val' or 'test'.
         num_frames: N.
-        has_audio: False when its sound is a stand-in of silence.
+        has_audio: False when its audio file is silence in place of none.
         has_bbox: its box file exists.
     """
 
@@ -70,26 +111,24 @@ def _add_lists(lists: ClipLists, split: str, clips: Sequence[Listed]) -> None:
     hdtf = [clip for clip in clips if not is_mead(clip.name)]
     lists.files[f"{split}.json"] = [clip.name for clip in clips]
     lists.files[f"lists/HDTF_facial_{split}.json"] = [clip.name for clip in hdtf]
-    pairs = {clip.name: _no_neutral(clip, neutral) for clip in clips}
-    _add(lists, f"lists/MEAD_HDTF_{split}.json", pairs)
-    _add(lists, f"lists/HDTF_{split}_bbox.json", {clip.name: _no_speech(clip) for clip in hdtf})
-
-
-def _add(lists: ClipLists, path: str, reasons: dict[str, str]) -> None:
-    lists.files[path] = [name for name, reason in reasons.items() if not reason]
-    left_out = {name: reason for name, reason in reasons.items() if reason}
-    if left_out:
-        lists.left_out[path] = left_out
-
-
-def _no_neutral(clip: Listed, neutral: set[str]) -> str:
-    has_partner = not is_mead(clip.name) or identity(clip.name) in neutral
-    return "" if has_partner else f"{identity(clip.name)} has no neutral clip in this split to take the source from"
+    judged = {
+        f"lists/MEAD_HDTF_{split}.json": {
+            clip.name: "" if not is_mead(clip.name) or identity(clip.name) in neutral
+            else f"{identity(clip.name)} has no neutral clip in this split to take the source from"
+            for clip in clips
+        },
+        f"lists/HDTF_{split}_bbox.json": {clip.name: _no_speech(clip) for clip in hdtf},
+    }  # fmt: skip
+    for path, reasons in judged.items():
+        lists.files[path] = [name for name, reason in reasons.items() if not reason]
+        if left_out := {name: reason for name, reason in reasons.items() if reason}:
+            lists.left_out[path] = left_out
 
 
 def _no_speech(clip: Listed) -> str:
+    """Why stage 3 cannot use a clip, '' when it can."""
     if not clip.has_audio:
-        return "no sound"
+        return "no audio"
     if not clip.has_bbox:
         return "no frame has a face box"
     if clip.num_frames < MIN_AUDIO2MOUTH_FRAMES:

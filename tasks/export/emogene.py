@@ -3,7 +3,7 @@
 Sources: Ye et al., GeneFace++, 2023; EmoGene, FG 2025; RealTalk, ICCVW 2025 (which features they read).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,16 @@ from storage.emotions import EMOTIONS, emotion_id
 from storage.snapshot import ClipRef, Snapshot
 from storage.tables import Column, read_table, to_numpy
 from storage.timelaw import FPS, SAMPLE_RATE_HZ
-from tasks.export.emogene_layout import CROP, FACE3D, ArrayFile, absences, array_files, readme
-from tasks.export.idexp import IDEXP, idexp_lm3d, snapshot_shape_model
+from tasks.export.emogene_layout import (
+    CROP,
+    FACE3D,
+    IDEXP,
+    absences,
+    array_files,
+    idexp_lm3d,
+    readme,
+    snapshot_shape_model,
+)
 from tasks.export.names import export_names, renamed, safe_name
 from tasks.export.output import (
     ExportSummary,
@@ -67,14 +75,20 @@ def export_emogene(
             summary.add(row["split"], clip.num_frames)
             if progress:
                 progress()
-        _write_tables(tree, [row for row, _ in clips], names)
+        rows = [row for row, _ in clips]
+        for split in ("train", "val", "test"):
+            members = [names[row["clip"]] for row in rows if row["split"] == split]
+            write_json(tree / "splits" / f"{split}.json", members)
+        write_json(tree / "emotions.json", list(EMOTIONS))
+        write_json(tree / "names.json", renamed(rows, names))
+        write_json(tree / "excluded.json", {"clips": {}})
         text = readme(summary, writer.files(), sorted(writer.face_models), has_frames)
         (tree / "README.txt").write_text(text, encoding="utf-8")
     return summary
 
 
 class _ClipWriter:
-    """Writes the arrays, sound and manifest of one clip after the other.
+    """Writes the arrays, audio and manifest of one clip after the other.
 
     Attributes:
         face_models: shape models met so far.
@@ -83,7 +97,9 @@ class _ClipWriter:
     def __init__(self, snapshot: Snapshot, summary: ExportSummary) -> None:
         self._snapshot = snapshot
         self._arrays = array_files(snapshot)
-        self._crops, self._hashes = _crops(snapshot), _source_hashes(snapshot)
+        self._crops = _crops(snapshot)
+        ids, hashes = (snapshot.source_table[name].to_pylist() for name in ("source_id", "sha256"))
+        self._hashes = dict(zip(ids, hashes, strict=True))
         summary.notes = absences(self._arrays)
         self._shape_model: ShapeModel | None = None
         if any(array.extractor == FACE3D for array in self._arrays):
@@ -103,49 +119,36 @@ class _ClipWriter:
         """Fills one folder."""
         extractors = sorted({array.extractor for array in self._arrays})
         values = {name: self._snapshot.feature(clip, name) for name in extractors}
-        arrays = self._computed(values, row) | _stored(self._arrays, values)
+        arrays: dict[str, NDArray[Any]] = {"crop.npy": self._crops[row["clip"]]}
+        if self._shape_model:
+            arrays["idexp_lm3d.npy"] = idexp_lm3d(values[FACE3D], self._shape_model)
+        arrays |= {file.path: values[file.extractor][file.column.name] for file in self._arrays}
         for path, array in arrays.items():
             write_array(folder / path, array)
         write_wav(folder / "audio.wav", self._snapshot.audio(clip))
         face3d = {name: plain_number(v) for name, v in values.get(FACE3D, {}).items() if not isinstance(v, np.ndarray)}
         if face3d:
             self.face_models.add(face3d["shape_model"])
+        files = {
+            path: {"dtype": column.dtype, "shape": list(arrays[path].shape), "unit": column.unit,
+                   "rate_hz": column.rate_hz, "doc": column.doc}
+            for path, column in self.files()
+        }  # fmt: skip
         manifest = {
-            **_labels(row),
+            "schema_version": 1,
+            **{name: row[name] for name in _LABELS},
+            "emotion_id": emotion_id(row["emotion"]),
+            "fps": FPS,
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "pixel_frame": "stored frame (the crop); crop.npy maps the source to it",
+            "landmark_map": "iBUG-68",
             "source_sha256": self._hashes[row["source_id"]],
             "snapshot_id": self._snapshot.id,
             "valid_share": float(np.mean(values["landmarks"]["landmarks_valid"])),
             "face3d": face3d,
-            "files": {path: _described(column, arrays[path].shape) for path, column in self.files()},
+            "files": files,
         }
         write_json(folder / "manifest.json", manifest)
-
-    def _computed(self, values: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {"crop.npy": self._crops[row["clip"]]}
-        if self._shape_model:
-            arrays["idexp_lm3d.npy"] = idexp_lm3d(values[FACE3D], self._shape_model)
-        return arrays
-
-
-def _stored(files: Sequence[ArrayFile], values: Mapping[str, Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    return {file.path: values[file.extractor][file.column.name] for file in files}
-
-
-def _labels(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        **{name: row[name] for name in _LABELS},
-        "emotion_id": emotion_id(row["emotion"]),
-        "fps": FPS,
-        "sample_rate_hz": SAMPLE_RATE_HZ,
-        "pixel_frame": "stored frame (the crop); crop.npy maps the source to it",
-        "landmark_map": "iBUG-68",
-    }
-
-
-def _described(column: Column, shape: tuple[int, ...]) -> dict[str, Any]:
-    described = {"dtype": column.dtype, "shape": list(shape), "unit": column.unit, "rate_hz": column.rate_hz}
-    return {**described, "doc": column.doc}
 
 
 def _write_frames(snapshot: Snapshot, clip: ClipRef, folder: Path) -> None:
@@ -160,20 +163,6 @@ def _crops(snapshot: Snapshot) -> dict[str, NDArray[np.float64]]:
     crops = {}
     for shard in snapshot.body.shards:
         table = read_table(snapshot.objects.path(shard.cut.key) / CLIPS_FILE, [CLIP_KEY.name, "source_to_crop"])
-        crops |= {
-            clip: to_numpy(table, "source_to_crop", row) for row, clip in enumerate(table[CLIP_KEY.name].to_pylist())
-        }
+        clips = table[CLIP_KEY.name].to_pylist()
+        crops |= {clip: to_numpy(table, "source_to_crop", row) for row, clip in enumerate(clips)}
     return crops
-
-
-def _source_hashes(snapshot: Snapshot) -> dict[str, str]:
-    table = snapshot.source_table
-    return dict(zip(table["source_id"].to_pylist(), table["sha256"].to_pylist(), strict=True))
-
-
-def _write_tables(tree: Path, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    for split in ("train", "val", "test"):
-        write_json(tree / "splits" / f"{split}.json", [names[row["clip"]] for row in rows if row["split"] == split])
-    write_json(tree / "emotions.json", list(EMOTIONS))
-    write_json(tree / "names.json", renamed(rows, names))
-    write_json(tree / "excluded.json", {"clips": {}})

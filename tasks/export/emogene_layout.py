@@ -1,14 +1,28 @@
 """Which file of the EmoGene export holds which column of a snapshot, and the README that says so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import TalksetError
 from storage.snapshot import Snapshot, feature_columns
 from storage.tables import Column
+from storage.timelaw import FPS
 from tasks.export.output import ExportSummary
+from tasks.face3d.shape_model import ShapeModel
 
 FACE3D = "face3d"
 CROP = Column("crop", "float64", (3, 3), doc="homogeneous transform: px in the upright source -> px in the frame")
+
+# The 3-D landmarks as the GeneFace line learns them: offsets from the mean face without pose, times ten.
+IDEXP_SCALE = 10.0
+IDEXP = Column(
+    "idexp_lm3d", "float32", ("N", 68, 3), "10 mm", FPS,
+    "10 x camera_scale x (lm3d - mean shape): identity and expression without pose; NaN where not fitted",
+)  # fmt: skip
 
 # Column of the snapshot -> file of the export; names of the GeneFace line where it has one.
 FILES = {
@@ -61,6 +75,30 @@ def absences(arrays: Sequence[ArrayFile]) -> list[str]:
     return [f"the snapshot has no feature for {', '.join(lacking)}"] if lacking else []
 
 
+def snapshot_shape_model(snapshot: Snapshot) -> ShapeModel | str:
+    """The shape model that the snapshot's face3d was fitted with, or why it cannot be loaded here."""
+    from tasks.face3d.load import load_shape_model
+    from tasks.features.face3d import Params
+
+    params = Params.model_validate(snapshot.body.config["features"].get("face3d") or {})
+    try:
+        return load_shape_model(params.shape_model, params.shape_model_sha256)
+    except (TalksetError, OSError) as error:
+        return f"without idexp_lm3d.npy: {error}"
+
+
+def idexp_lm3d(face3d: Mapping[str, Any], model: ShapeModel) -> NDArray[np.float32]:
+    """[N, 68, 3] from the face3d columns of a clip.
+
+    Raises:
+        ValueError: the clip was fitted with another shape model.
+    """
+    if face3d["shape_model"] != model.identity:
+        found = face3d["shape_model"]
+        raise ValueError(f"face3d was fitted with {found}, not with {model.identity}; run `talkset refresh`")
+    return (IDEXP_SCALE * face3d["camera_scale"] * (face3d["lm3d"] - model.mean)).astype(np.float32)
+
+
 def readme(
     summary: ExportSummary, files: Sequence[tuple[str, Column]], face_models: Sequence[str], has_frames: bool
 ) -> str:
@@ -70,8 +108,20 @@ def readme(
         summary: of the export.
         files: path in a clip's folder and what it holds.
         face_models: names of the shape models that face3d/ was fitted with, none without face3d.
-        has_frames: whether there are pictures.
+        has_frames: whether there are frames.
     """
+    faces = ["There is no 3DMM fit in this snapshot (feature face3d)."]
+    if face_models:
+        faces = [
+            f"face3d/ is fitted with the shape model {', '.join(face_models)}.",
+            "Unless that names BFM it is not the Basel Face Model: coefficients of different shape models",
+            "must not be mixed, and networks trained on BFM's do not understand these.",
+        ]
+    arrays = []
+    for path, column in files:
+        shape = ", ".join(str(size) for size in column.shape)
+        unit = f" {column.unit}" if column.unit else ""
+        arrays.append(f"  {path:<29} {column.dtype} [{shape}]{unit}: {column.doc}")
     lines = [
         "A snapshot of talkset, one folder per clip. No file needs pickle: load arrays with numpy.load.",
         f"Dataset {summary.dataset}, snapshot {summary.snapshot_number} ({summary.snapshot_id}).",
@@ -89,25 +139,9 @@ def readme(
         "  manifest.json                 labels, emotion id, times, hashes; dtype, shape and unit of every array",
         "  audio.wav                     16 kHz mono PCM16, 640 N samples",
         *(["  img/00000000.jpg              N frames, RGB, counted from 0"] if has_frames else []),
-        *(_line(path, column) for path, column in files),
+        *arrays,
         "",
-        *_face_lines(face_models),
+        *faces,
         *summary.notes,
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(path: str, column: Column) -> str:
-    shape = ", ".join(str(size) for size in column.shape)
-    unit = f" {column.unit}" if column.unit else ""
-    return f"  {path:<29} {column.dtype} [{shape}]{unit}: {column.doc}"
-
-
-def _face_lines(face_models: Sequence[str]) -> list[str]:
-    if not face_models:
-        return ["There is no 3DMM fit in this snapshot (feature face3d)."]
-    return [
-        f"face3d/ is fitted with the shape model {', '.join(face_models)}.",
-        "Unless that names BFM it is not the Basel Face Model: coefficients of different shape models",
-        "must not be mixed, and networks trained on BFM's do not understand these.",
-    ]

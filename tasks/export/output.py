@@ -90,18 +90,15 @@ def new_folder(out: Path, summary: ExportSummary) -> Iterator[Path]:
             shutil.rmtree(entry / "tree", ignore_errors=True)
             (entry / "tree").mkdir()
             yield entry / "tree"
-            _finish(entry / "tree", out, summary)
+            files = (path for path in (entry / "tree").rglob("*") if path.is_file())
+            summary.num_bytes = sum(path.stat().st_size for path in files)
+            write_json(entry / "tree" / SUMMARY_FILE, asdict(summary))
+            os.sync()  # tens of thousands of small files: one call instead of one per file
+            (entry / "tree").rename(out)
+            fsync_dir(out.parent)
     finally:
         shutil.rmtree(entry, ignore_errors=True)
         lock.release()
-
-
-def _finish(tree: Path, out: Path, summary: ExportSummary) -> None:
-    summary.num_bytes = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
-    write_json(tree / SUMMARY_FILE, asdict(summary))
-    os.sync()  # tens of thousands of small files: one call instead of one per file
-    tree.rename(out)
-    fsync_dir(out.parent)
 
 
 def kept_clips(snapshot: Snapshot) -> list[tuple[dict[str, Any], ClipRef]]:
@@ -161,5 +158,5 @@ def wav_bytes(samples: NDArray[np.float32]) -> bytes:
 
 
 def plain_number(value: Any) -> Any:
-    """NaN and infinity as None: JSON has no word for them."""
+    """NaN and infinity as None: JSON cannot hold them."""
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -7,7 +7,7 @@
     <key>.<column>.npy        one per array column of the features
 
 The key is the clip's name without dots (a reader splits names at the first one). All samples have the same members,
-whatever their length, as readers with a fixed schema ask for; hence one member for all frames.
+whatever their length, as readers with a fixed schema require; hence one member for all frames.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def export_webdataset(
 ) -> ExportSummary:
     """Writes the kept clips into `<split>-000000.tar`, `<split>-000001.tar` and so on, with an index.json.
 
-    Clips are in an order fixed by the hash of their keys, so that neighbours in a tar are strangers.
+    Clips are in an order fixed by the hash of their keys, so that neighbours in a tar come from different sources.
 
     Args:
         snapshot: all array columns of all its features are taken.
@@ -90,7 +90,14 @@ def export_webdataset(
                         progress()
             shards += writer.finish()
         summary.counts["shards"] = len(shards)
-        write_json(tree / "index.json", _index(summary, shards, members))
+        index = {
+            "dataset": summary.dataset,
+            "snapshot_number": summary.snapshot_number,
+            "snapshot_id": summary.snapshot_id,
+            "members": ["json", "wav", "frames.mjpeg", "frame_offsets.npy", *members.values()],
+            "shards": [asdict(shard) for shard in shards],
+        }
+        write_json(tree / "index.json", index)
         write_json(tree / "names.json", renamed(rows, names))
         write_json(tree / "excluded.json", {"clips": {}})
         (tree / "README.txt").write_text(_README, encoding="utf-8")
@@ -112,18 +119,6 @@ def _array_members(snapshot: Snapshot) -> dict[tuple[str, str], str]:
     }
 
 
-def _index(
-    summary: ExportSummary, shards: Sequence[TarShard], members: Mapping[tuple[str, str], str]
-) -> dict[str, Any]:
-    return {
-        "dataset": summary.dataset,
-        "snapshot_number": summary.snapshot_number,
-        "snapshot_id": summary.snapshot_id,
-        "members": ["json", "wav", "frames.mjpeg", "frame_offsets.npy", *members.values()],
-        "shards": [asdict(shard) for shard in shards],
-    }
-
-
 # ---- samples
 
 
@@ -134,8 +129,11 @@ def _sample(
     frames = snapshot.frames(clip.shard)
     jpegs = [frames.jpeg(clip.clip, index) for index in range(clip.num_frames)]
     offsets = np.cumsum([0, *(len(jpeg) for jpeg in jpegs)], dtype=np.int64)
+    hidden = {"shard_id", "row", "is_kept", "reason", "detail"}
+    labels = {name: plain_number(value) for name, value in row.items() if name not in hidden}
+    labels |= {"emotion_id": emotion_id(row["emotion"]), "fps": FPS, "sample_rate_hz": SAMPLE_RATE_HZ}
     contents = {
-        "json": _labels(row),
+        "json": json.dumps(labels, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(),
         "wav": wav_bytes(snapshot.audio(clip)),
         "frames.mjpeg": b"".join(jpegs),
         "frame_offsets.npy": _npy(offsets),
@@ -145,13 +143,6 @@ def _sample(
         values = snapshot.feature(clip, extractor, columns)
         contents |= {members[extractor, column]: _npy(values[column]) for column in columns}
     return b"".join(_member(f"{key}.{suffix}", data) for suffix, data in contents.items())
-
-
-def _labels(row: Mapping[str, Any]) -> bytes:
-    hidden = {"shard_id", "row", "is_kept", "reason", "detail"}
-    labels = {name: plain_number(value) for name, value in row.items() if name not in hidden}
-    labels |= {"emotion_id": emotion_id(row["emotion"]), "fps": FPS, "sample_rate_hz": SAMPLE_RATE_HZ}
-    return json.dumps(labels, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _npy(array: NDArray[Any]) -> bytes:

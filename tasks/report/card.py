@@ -55,7 +55,7 @@ def card_text(snapshot: Snapshot, stored: Stored, folder: Path) -> str:
                 for score, limits in bounds
             ],
             configs=[config["config_name"] for config in head.get("configs", ())],
-            data_split=DATA_SPLIT,
+            data_split=Markup(DATA_SPLIT),
         )
     )
 

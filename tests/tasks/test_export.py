@@ -23,8 +23,7 @@ from storage.snapshot import Snapshot
 from storage.timelaw import axis_length
 from tasks.export import export_edtalk, export_emogene, export_webdataset
 from tasks.export.edtalk import fill_missing
-from tasks.export.edtalk_lists import Listed, clip_lists
-from tasks.export.edtalk_names import edtalk_name, is_mead
+from tasks.export.edtalk_lists import Listed, clip_lists, edtalk_name, is_mead
 from tasks.export.names import export_names, safe_name
 from tests.rich_store import FACELESS, HARD_NAME, build_rich_store
 from tests.synthetic_store import build_store
@@ -102,8 +101,8 @@ def test_every_clip_of_an_edtalk_tree_opens(edtalk: Path, snapshot: Snapshot) ->
         assert shapes == {"mel": (num_frames, 1, 80, 16), "landmark": (num_frames, 68, 2), "bbox": (num_frames, 4)}
         assert [reader.array(kind, name).dtype for kind in ("mel", "landmark", "bbox")] == ["f4", "i8", "i8"]
         assert len(reader.sound(name)) == 640 * num_frames
-        picture = reader.frame(name, num_frames - 1)
-        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (256, 256))
+        image = reader.frame(name, num_frames - 1)
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (256, 256))
 
 
 def test_edtalk_frames_and_sound_are_those_of_the_store_byte_for_byte(edtalk: Path, snapshot: Snapshot) -> None:
@@ -269,8 +268,8 @@ def test_arrays_obey_the_time_law_and_equal_the_snapshot(emogene: Path, snapshot
         np.testing.assert_array_equal(array, snapshot.feature(clip, extractor)[column])
     with wave.open(str(folder / "audio.wav")) as wav:
         assert (wav.getnframes(), wav.getframerate()) == (640 * clip.num_frames, 16000)
-    pictures = [path.read_bytes() for path in sorted((folder / "img").iterdir())]
-    assert pictures == [snapshot.frames(clip.shard).jpeg(clip.clip, index) for index in range(clip.num_frames)]
+    jpegs = [path.read_bytes() for path in sorted((folder / "img").iterdir())]
+    assert jpegs == [snapshot.frames(clip.shard).jpeg(clip.clip, index) for index in range(clip.num_frames)]
 
 
 def test_crop_maps_source_boxes_onto_the_boxes_of_the_crop(emogene: Path, snapshot: Snapshot) -> None:
@@ -352,8 +351,8 @@ def test_a_sample_holds_the_clip(snapshot: Snapshot, tmp_path: Path) -> None:
     clip = snapshot.clip(f"{HARD_NAME}#1")
     sample = by_name[clip.name]
     offsets = np.load(io.BytesIO(sample["frame_offsets.npy"]))
-    pictures = [sample["frames.mjpeg"][a:b] for a, b in itertools.pairwise(offsets)]
-    assert pictures == [snapshot.frames(clip.shard).jpeg(clip.clip, index) for index in range(clip.num_frames)]
+    jpegs = [sample["frames.mjpeg"][a:b] for a, b in itertools.pairwise(offsets)]
+    assert jpegs == [snapshot.frames(clip.shard).jpeg(clip.clip, index) for index in range(clip.num_frames)]
     for suffix, (extractor, column) in {"mel.npy": ("mel", "mel"), "landmarks.npy": ("landmarks", "landmarks")}.items():
         np.testing.assert_array_equal(
             np.load(io.BytesIO(sample[suffix]), allow_pickle=False), snapshot.feature(clip, extractor)[column]

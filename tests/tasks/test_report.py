@@ -488,7 +488,8 @@ def configs_of(card: Path) -> dict[str, list[Path]]:
 
 def test_configs_of_the_card_open_every_table(store: Path, snapshot: Snapshot, tmp_path: Path) -> None:
     """Also after the store was moved: the ways are relative."""
-    write_report(snapshot, store / "reports" / "000002")
+    card = write_report(snapshot, store / "reports" / "000002").card.read_text()
+    assert f'load_dataset(folder, "clips", split="{DATA_SPLIT}")' in card
     moved = tmp_path / "elsewhere"
     shutil.copytree(store, moved)
     files = configs_of(moved / "reports" / "000002" / "README.md")
