@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from storage.timelaw import FPS
 from tasks.demo.animate import Animator
-from tasks.demo.motion import Motion, perform
+from tasks.demo.motion import perform
 from tasks.demo.portrait import Portrait, load_portrait
 from tasks.demo.speech import articulation, synthesize
 from tasks.demo.trees import Size, Take, takes
@@ -36,7 +35,7 @@ class DemoTruth:
     Attributes:
         root: folder of the trees MEAD/, HDTF/ and truth/.
         stems: one per video, MEAD first.
-        av_offset_frames: put into every take: how many 25-fps frames the sound is late.
+        av_offset_frames: put into every take: how many 25-fps frames the audio is late.
     """
 
     root: Path
@@ -48,7 +47,11 @@ class DemoTruth:
         return self.root / f"{stem}.mp4"
 
     def take(self, stem: str) -> dict[str, Any]:
-        """Truth of one take: see `_truth` for what it holds."""
+        """Truth of one take.
+
+        Per frame: times_s, mouth_opening (inner-lip gap / IOD), blink, head angles, shift, zoom, strength (see Motion).
+        Also the take itself, av_offset_frames, and landmarks [68][2] px and iod_px of the still the motion starts from.
+        """
         return json.loads((self.root / f"truth/{stem}.json").read_bytes())
 
 
@@ -67,10 +70,10 @@ def make_demo(
     Args:
         root: folder to write to, made when absent; files that an earlier demo listed and this one lacks are removed.
         seed: of speech, motion and blinks.
-        av_offset_frames: how many 25-fps frames the sound comes late (negative: early), at most 25.
+        av_offset_frames: how many 25-fps frames the audio is late (negative: early), at most 25.
         size: 'full' (20 videos, for people) or 'small' (5 videos, for tests).
-        num_processes: takes are shared out to so many spawned processes (a script that asks for more than one needs the
-            usual `__main__` guard); the files do not depend on it.
+        num_processes: takes are divided among this many spawned processes (a script that asks for more than one needs
+            the usual `__main__` guard); the files do not depend on it.
         progress: called with (videos done, videos in all), first with 0 done.
 
     Raises:
@@ -85,19 +88,17 @@ def make_demo(
     if _is_whole(root, old, wanted):
         return truth
     (root / _MANIFEST).unlink(missing_ok=True)
-    _make_all(root, plan, seed, av_offset_frames, num_processes, progress or (lambda done, total: None))
+    report = progress or (lambda done, total: None)
+    report(0, len(plan))
+    for done, _ in enumerate(_results(root, plan, seed, av_offset_frames, num_processes), start=1):
+        report(done, len(plan))
     files = {path: (root / path).stat().st_size for take in plan for path in take.paths}
-    _remove_stale(root, set(old.get("files", {})) - set(files))
+    for path in set(old.get("files", {})) - set(files):
+        # A list that was edited cannot reach outside of the root.
+        if (root / path).resolve().is_relative_to(root.resolve()):
+            (root / path).unlink(missing_ok=True)
     _write_json(root / _MANIFEST, wanted | {"files": files})
     return truth
-
-
-def _make_all(
-    root: Path, plan: list[Take], seed: int, offset: int, num_processes: int, progress: Callable[[int, int], None]
-) -> None:
-    progress(0, len(plan))
-    for done, _ in enumerate(_results(root, plan, seed, offset, num_processes), start=1):
-        progress(done, len(plan))
 
 
 def _results(root: Path, plan: list[Take], seed: int, offset: int, num_processes: int) -> Iterator[None]:
@@ -124,20 +125,19 @@ def _make_take(root: Path, take: Take, seed: int, offset: int) -> None:
     motion = perform(rng, times_s, opening, -_MARGIN_S, take.emotion, take.level)
     for path in take.paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-    _write_video(root / take.video, take, motion, None if take.audio else audio)
-    if take.audio:
-        write_audio_file(root / take.audio, audio, AUDIO_RATE_HZ)
-    _write_json(root / take.truth, _truth(take, motion, seed, offset))
-
-
-def _write_video(path: Path, take: Take, motion: Motion, audio: NDArray[np.float32] | None) -> None:
-    _, animator = _stage(take.portrait, take.width_px, take.height_px)
-    rate_hz = None if audio is None else AUDIO_RATE_HZ
-    with VideoWriter(path, VideoFormat(take.width_px, take.height_px, take.fps, rate_hz)) as writer:
-        if audio is not None:
+    portrait, animator = _stage(take.portrait, take.width_px, take.height_px)
+    rate_hz = None if take.audio else AUDIO_RATE_HZ
+    with VideoWriter(root / take.video, VideoFormat(take.width_px, take.height_px, take.fps, rate_hz)) as writer:
+        if not take.audio:
             writer.write_audio(audio)
         for index in range(take.num_frames):
             writer.write_yuv(*animator.render(motion, index, take.emotion))
+    if take.audio:
+        write_audio_file(root / take.audio, audio, AUDIO_RATE_HZ)
+    curves = {name: np.round(values, 5).tolist() for name, values in asdict(motion).items()}
+    about = asdict(take) | {"fps": str(take.fps), "seed": seed, "av_offset_frames": offset}
+    still = {"landmarks": np.round(portrait.landmarks, 2).tolist(), "iod_px": round(portrait.iod_px, 3)}
+    _write_json(root / take.truth, about | curves | still)
 
 
 @cache
@@ -145,18 +145,6 @@ def _stage(name: str, width_px: int, height_px: int) -> tuple[Portrait, Animator
     """Portrait and its animator; kept, because most takes share one."""
     portrait = load_portrait(name, width_px, height_px)
     return portrait, Animator(portrait, is_bt709=height_px >= 720)
-
-
-def _truth(take: Take, motion: Motion, seed: int, offset: int) -> dict[str, Any]:
-    """Per frame: times_s, mouth_opening (inner-lip gap / IOD), blink, head angles, shift, zoom, strength (see Motion).
-
-    Also the take itself, av_offset_frames, and landmarks [68][2] px and iod_px of the still the motion starts from.
-    """
-    portrait, _ = _stage(take.portrait, take.width_px, take.height_px)
-    curves = {name: np.round(values, 5).tolist() for name, values in asdict(motion).items()}
-    about = asdict(take) | {"fps": str(take.fps), "seed": seed, "av_offset_frames": offset}
-    still = {"landmarks": np.round(portrait.landmarks, 2).tolist(), "iod_px": round(portrait.iod_px, 3)}
-    return about | curves | still
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
@@ -172,14 +160,6 @@ def _is_whole(root: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]
         return False
     sizes: Mapping[str, int] = manifest["files"]
     return all((root / path).is_file() and (root / path).stat().st_size == size for path, size in sizes.items())
-
-
-def _remove_stale(root: Path, paths: set[str]) -> None:
-    """Remove what an earlier demo listed; a list that was edited cannot reach outside of the root."""
-    inside = root.resolve()
-    for path in paths:
-        if (root / path).resolve().is_relative_to(inside):
-            (root / path).unlink(missing_ok=True)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

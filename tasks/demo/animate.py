@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tasks.demo.fields import Fields
 from tasks.demo.lids import LidPlane, closed_eyes, lash_rgb
-from tasks.demo.motion import EXPRESSIONS, Motion
+from tasks.demo.motion import Motion
 from tasks.demo.mouth import UPPER_LIP_SHARE, Mouth, MouthPlane
 from tasks.demo.portrait import Portrait
 from tasks.media.encode import rgb_to_yuv420
@@ -27,7 +27,8 @@ class Animator:
         self._mouth, self._fields = Mouth(portrait), Fields(portrait)
         self._frame = rgb_to_yuv420(portrait.rgb, is_bt709=is_bt709)
         rasters = (portrait.rgb, closed_eyes(portrait), self._mouth.interior(portrait.rgb), lash_rgb())
-        luma, chroma = zip(*(_layers(rgb, is_bt709) for rgb in rasters), strict=True)
+        planes = [rgb_to_yuv420(rgb, is_bt709=is_bt709) for rgb in rasters]
+        luma, chroma = tuple(y for y, _, _ in planes), tuple(np.dstack([u, v]) for _, u, v in planes)
         self._luma = _Plane(portrait, self._mouth, self._fields, luma, step=1)
         self._chroma = _Plane(portrait, self._mouth, self._fields, chroma, step=2)
 
@@ -36,7 +37,7 @@ class Animator:
         gap_px = (motion.mouth_opening[index] - self._mouth.rest_gap) * self._iod
         rise_px = UPPER_LIP_SHARE * max(0.0, gap_px)
         face = (gap_px - rise_px, rise_px, float(motion.blink[index]))
-        amounts = _amounts(motion, index, emotion)
+        amounts = motion.amounts(index, emotion)
         y, u, v = self._frame
         rows, columns = self._fields.box
         y[rows, columns] = self._luma.render(*face, amounts)
@@ -66,21 +67,3 @@ class _Plane:
         source = self._fields.source_map(amounts, self._step)
         # None, not an empty array as cv2's type hints ask: OpenCV 5.0 reads that as the rows of a one-channel image
         return cv2.remap(self._work[self._box], source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
-
-
-def _layers(rgb: NDArray[np.uint8], is_bt709: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    y, u, v = rgb_to_yuv420(rgb, is_bt709=is_bt709)
-    return y, np.dstack([u, v])
-
-
-def _amounts(motion: Motion, index: int, emotion: str) -> dict[str, float]:
-    """Amount of each field in frame `index`; names as in `Fields`."""
-    strength = float(motion.strength[index])
-    return {name: amount * strength for name, amount in EXPRESSIONS[emotion].items()} | {
-        "shift_x": float(motion.shift[index, 0]),
-        "shift_y": float(motion.shift[index, 1]),
-        "roll": float(np.radians(motion.roll_deg[index])),
-        "yaw": float(np.radians(motion.yaw_deg[index])),
-        "pitch": float(np.radians(motion.pitch_deg[index])),
-        "zoom": float(motion.zoom[index] - 1),
-    }

@@ -47,6 +47,18 @@ class Motion:
     zoom: NDArray[np.float64]
     strength: NDArray[np.float64]
 
+    def amounts(self, index: int, emotion: str) -> dict[str, float]:
+        """Amount of each displacement field in frame `index`; names as in `fields.Fields`."""
+        strength = float(self.strength[index])
+        return {name: amount * strength for name, amount in EXPRESSIONS[emotion].items()} | {
+            "shift_x": float(self.shift[index, 0]),
+            "shift_y": float(self.shift[index, 1]),
+            "roll": float(np.radians(self.roll_deg[index])),
+            "yaw": float(np.radians(self.yaw_deg[index])),
+            "pitch": float(np.radians(self.pitch_deg[index])),
+            "zoom": float(self.zoom[index] - 1),
+        }
+
 
 def perform(
     rng: np.random.Generator,

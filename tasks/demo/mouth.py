@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tasks.demo.portrait import Portrait
 
 _DARK_RGB, _TONGUE_RGB = (50.0, 20.0, 20.0), (128.0, 62.0, 60.0)
-_TEETH_RGB = (110.0, 76.0, 62.0)  # in the shade of the lip: brighter ones pass for a lip with landmark predictors
+_TEETH_RGB = (110.0, 76.0, 62.0)  # in the shade of the lip: landmark predictors take brighter ones for a lip
 _CLOSED_BELOW = 0.05  # a still whose inner lips are nearer than this (IOD) counts as closed
 _EDGE_PX = 1.5
 _INVERSE_ROUNDS = 1  # exact at the lips, where the profile is level; within pixels at the chin
@@ -63,7 +63,9 @@ class Mouth:
         upper, lower = self.upper_line(x[0]), self.lower_line(x[0])
         round_share = np.sqrt(np.clip(1 - self.across(x[:1]) ** 2, 0, 1))
         if self.is_closed:
-            teeth, teeth_end = self._drawn_teeth(x), upper + 0.045 * self._iod * round_share
+            gaps = 1 - 0.18 * np.exp(-((np.abs((x - self.left[0]) / (0.085 * self._iod) % 1 - 0.5) / 0.06) ** 2))
+            teeth = np.array(_TEETH_RGB, np.float32) * gaps[..., None] * 0.9
+            teeth_end = upper + 0.045 * self._iod * round_share
         else:
             rows = np.minimum(np.maximum(y, upper + 0.012 * self._iod), lower - 0.02 * self._iod)
             teeth = cv2.remap(rgb, x, rows.astype(np.float32), cv2.INTER_LINEAR).astype(np.float32)
@@ -75,11 +77,6 @@ class Mouth:
         shade = (0.35 + 0.65 * round_share)[..., None] if self.is_closed else 1.0
         shown = np.clip((teeth * (1 - behind) + back * behind) * shade, 0, 255).astype(np.uint8)
         return np.where(np.abs(self.across(x))[..., None] < 1, shown, rgb)
-
-    def _drawn_teeth(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        width = 0.085 * self._iod
-        gaps = 1 - 0.18 * np.exp(-((np.abs((x - self.left[0]) / width % 1 - 0.5) / 0.06) ** 2))
-        return np.array(_TEETH_RGB, np.float32) * gaps[..., None] * 0.9
 
 
 class MouthPlane:

@@ -1,6 +1,5 @@
 """Portrait: a public-domain still that ships inside a wheel, on a video canvas, with its 68 landmarks."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,8 @@ import cv2
 import dlib
 import numpy as np
 from numpy.typing import NDArray
+
+from storage import weights
 
 _DETECT_SCALE = 3  # the smaller face has 60 px between the eyes; the predictor's integers are finer on 3x pixels
 
@@ -61,7 +62,10 @@ def load_portrait(name: str, width_px: int, height_px: int) -> Portrait:
     x0 = (still.shape[1] * scale - width_px) / 2
     to_canvas = np.array([[scale, 0, -x0 + (scale - 1) / 2], [0, scale, -layout.first_row * scale + (scale - 1) / 2]])
     landmarks = _landmarks(name)
-    lids = _lids(landmarks) if layout.lids is None else np.array(layout.lids)
+    # Predicted lids: the corners of each eye, and the middles of its two upper and its two lower points.
+    eyes = landmarks[36:48].reshape(2, 6, 2)
+    predicted = np.stack([eyes[:, 0], eyes[:, 1:3].mean(axis=1), eyes[:, 3], eyes[:, 4:6].mean(axis=1)], axis=1)
+    lids = predicted if layout.lids is None else np.array(layout.lids)
     rgb = _compose(still, to_canvas, (width_px, height_px))
     return Portrait(name, rgb, _apply(to_canvas, landmarks), _apply(to_canvas, lids), layout.lash_iod)
 
@@ -84,7 +88,7 @@ def _hopper() -> NDArray[np.uint8]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # pyright: ignore[reportReturnType]
 
 
-# Glasses pull the predicted lids of this still onto the rim, so its lids are read off the picture.
+# Glasses pull the predicted lids of this still onto the rim, so its lids are read off the image.
 _HOPPER_LIDS = (
     ((208.0, 193.5), (223.0, 183.5), (240.0, 194.0), (223.5, 196.5)),
     ((288.0, 193.5), (304.5, 180.5), (322.0, 187.5), (305.5, 193.0)),
@@ -97,33 +101,14 @@ _LAYOUTS = {
 
 @cache
 def _landmarks(name: str) -> NDArray[np.float64]:
-    """[68, 2] of the still `name`; kept, because reading the predictor costs most of a second."""
-    return _predict(_LAYOUTS[name].load())
-
-
-def _predict(still: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """[68, 2] landmarks of the one face in the still, px of the still."""
-    gray = np.ascontiguousarray(cv2.cvtColor(still, cv2.COLOR_RGB2GRAY))
+    """[68, 2] of the one face in the still `name`, px of the still; kept, because the predictor loads for a second."""
+    gray = np.ascontiguousarray(cv2.cvtColor(_LAYOUTS[name].load(), cv2.COLOR_RGB2GRAY))
     box = dlib.get_frontal_face_detector()(gray, 0)[0]  # pyright: ignore[reportAttributeAccessIssue]
     scale = _DETECT_SCALE
     large = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     corners = (side * scale for side in (box.left(), box.top(), box.right(), box.bottom()))
-    shape = dlib.shape_predictor(str(_predictor_file()))(large, dlib.rectangle(*corners))  # pyright: ignore[reportAttributeAccessIssue]
+    shape = dlib.shape_predictor(str(weights.resolve("dlib68")))(large, dlib.rectangle(*corners))  # pyright: ignore[reportAttributeAccessIssue]
     return (np.array([(point.x, point.y) for point in shape.parts()]) + 0.5) / scale - 0.5
-
-
-def _predictor_file() -> Path:
-    """The 68-point model; the package itself is not imported, its __init__ needs a retired setuptools module."""
-    spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the demo needs face_recognition_models: pip install face_recognition_models==0.3.0")
-    return Path(next(iter(spec.submodule_search_locations))) / "models" / "shape_predictor_68_face_landmarks.dat"
-
-
-def _lids(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[2, 4, 2] lids from the eye points: corners, and the middles of the two upper and the two lower points."""
-    eyes = landmarks[36:48].reshape(2, 6, 2)
-    return np.stack([eyes[:, 0], eyes[:, 1:3].mean(axis=1), eyes[:, 3], eyes[:, 4:6].mean(axis=1)], axis=1)
 
 
 def _apply(transform: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Speech-like sound: syllables with pauses, a moving pitch and moving formants; nobody's voice."""
+"""Speech-like audio: syllables with pauses, a moving pitch and moving formants; no recorded voice."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ def articulation(rng: np.random.Generator, duration_s: float) -> NDArray[np.floa
 def synthesize(
     rng: np.random.Generator, opening: NDArray[np.float64], rate_hz: int, pitch_hz: float
 ) -> NDArray[np.float32]:
-    """Mono [len(opening) / CONTROL_HZ * rate_hz] float32 sound, peak 0.7, whose loudness follows `opening`.
+    """Mono [len(opening) / CONTROL_HZ * rate_hz] float32 audio, peak 0.7, whose loudness follows `opening`.
 
     Harmonics of a moving fundamental (pitch_hz +- 20 %) under three moving formants, and bursts of noise where the
     mouth starts to open. Quiet room noise in the pauses.
@@ -39,26 +39,23 @@ def synthesize(
     control = np.arange(len(opening)) / CONTROL_HZ
     times = np.arange(num_samples) / rate_hz
     fundamental = pitch_hz * 2 ** (0.25 * _wander(rng, control, 0.6) + 0.08 * opening)
-    voice = _harmonics(fundamental, _formants(rng, control), control, times)
+    # Formants glide from vowel to vowel, four a second.
+    knots = np.arange(0, control[-1] + 0.5, 0.25)
+    vowels = _VOWEL_FORMANTS_HZ[rng.integers(0, len(_VOWEL_FORMANTS_HZ), len(knots))]
+    formants = np.stack([np.interp(control, knots, vowels[:, i]) for i in range(3)], axis=1)
+    voice = _harmonics(fundamental, formants, control, times)
     loudness = np.interp(times, control, opening)
     onset = np.interp(times, control, np.clip(np.gradient(opening, 1 / CONTROL_HZ) / 12, 0, 1) * (opening < 0.35))
     noise = np.diff(rng.standard_normal(num_samples + 1))
-    sound = voice * loudness + 0.02 * noise * onset
-    sound = 0.7 * sound / np.abs(sound).max() + 2e-4 * noise
-    return sound.astype(np.float32)
+    audio = voice * loudness + 0.02 * noise * onset
+    audio = 0.7 * audio / np.abs(audio).max() + 2e-4 * noise
+    return audio.astype(np.float32)
 
 
 def _wander(rng: np.random.Generator, times: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:
     """Smooth random curve within -1..1: a sum of three slow sines of random phase."""
     rates, phases = rate_hz * rng.uniform(0.5, 1.5, 3), rng.uniform(0, 2 * np.pi, 3)
     return np.sin(2 * np.pi * rates * times[:, None] + phases).mean(axis=1)
-
-
-def _formants(rng: np.random.Generator, control: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[n, 3] formant frequencies in Hz gliding from vowel to vowel, four a second."""
-    knots = np.arange(0, control[-1] + 0.5, 0.25)
-    vowels = _VOWEL_FORMANTS_HZ[rng.integers(0, len(_VOWEL_FORMANTS_HZ), len(knots))]
-    return np.stack([np.interp(control, knots, vowels[:, i]) for i in range(3)], axis=1)
 
 
 def _harmonics(

@@ -18,7 +18,7 @@ class Take:
 
     Attributes:
         stem: path of the video below the root, without suffix; the truth file has the same below truth/.
-        audio: path of the separate audio file below the root, None when the video carries its sound.
+        audio: path of the separate audio file below the root, None when the video carries its audio.
         portrait: whose face.
         pitch_hz: of the voice.
         emotion, level: one of MEAD's eight emotions, 1..3.
@@ -88,12 +88,8 @@ def _mead(size: Size) -> Iterator[Take]:
 
 def _hdtf(size: Size) -> Iterator[Take]:
     """1280x720 at 25 and 30 fps, 13 to 16 s with a short last clip (full); one of 640x360, 5.4 s (small)."""
-    yield _hdtf_take("WDA_Demo1_000", "astronaut", 25, 340 if size == "full" else 135, size)
-    if size == "full":
-        yield _hdtf_take("RD_Radio1_000", "hopper", 30, 468, size)
-
-
-def _hdtf_take(name: str, portrait: str, fps: int, num_frames: int, size: Size) -> Take:
-    pitch_hz = next(pitch for still, pitch in _SUBJECTS.values() if still == portrait)
+    videos = [("WDA_Demo1_000", "astronaut", 25, 340), ("RD_Radio1_000", "hopper", 30, 468)]
     width, height = (1280, 720) if size == "full" else (640, 360)
-    return Take(f"HDTF/{name}", None, portrait, pitch_hz, "neutral", 1, num_frames, Fraction(fps), width, height)
+    for name, portrait, fps, num_frames in videos if size == "full" else [("WDA_Demo1_000", "astronaut", 25, 135)]:
+        pitch_hz = next(pitch for still, pitch in _SUBJECTS.values() if still == portrait)
+        yield Take(f"HDTF/{name}", None, portrait, pitch_hz, "neutral", 1, num_frames, Fraction(fps), width, height)

@@ -94,8 +94,13 @@ def diff_snapshots(old: Snapshot, new: Snapshot) -> SnapshotDiff:
             if before[path]["state"] != after[path]["state"]
         ),
     )
-    config = _settings(old.body.config, new.body.config)
-    return SnapshotDiff(old.body.number, new.body.number, sources, _clips(old, new), config)
+    return SnapshotDiff(
+        old=old.body.number,
+        new=new.body.number,
+        sources=sources,
+        clips=clip_changes(old, new),
+        config=changed_settings(old.body.config, new.body.config),
+    )
 
 
 def _is_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -116,7 +121,8 @@ def _renamed(gone: Mapping[str, Mapping[str, Any]], fresh: Mapping[str, Mapping[
     return pairs
 
 
-def _clips(old: Snapshot, new: Snapshot) -> ClipChanges:
+def clip_changes(old: Snapshot, new: Snapshot) -> ClipChanges:
+    """Clips, by name, that differ between two snapshots."""
     before = {row["name"]: row for row in old.rows(kept=False)}
     after = {row["name"]: row for row in new.rows(kept=False)}
     both = sorted(set(before) & set(after))
@@ -129,10 +135,16 @@ def _clips(old: Snapshot, new: Snapshot) -> ClipChanges:
     )
 
 
-def _settings(old: Any, new: Any, where: str = "") -> dict[str, Change]:
+def changed_settings(old: Any, new: Any, where: str = "") -> dict[str, Change]:
+    """Settings of two configurations that differ: keys joined by dots -> values, None where there is none.
+
+    Args:
+        old, new: a block of the configuration, or a value of it.
+        where: name of that block or value, '' for the whole.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         out: dict[str, Change] = {}
         for key in sorted(set(old) | set(new)):
-            out |= _settings(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            out |= changed_settings(old.get(key), new.get(key), f"{where}.{key}" if where else key)
         return out
     return {} if old == new else {where: Change(old, new)}

@@ -1,6 +1,6 @@
 """Explain: what happened to one source or clip, with its scores, the reason and what to change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,17 +117,17 @@ def explain(snapshot: Snapshot, name: str) -> Explanation:
     meant = the_one(found, name, vocabulary)
     sources = _rows(snapshot.source_table, "path", meant.paths)
     clips = _rows(snapshot.clip_table, "source_id", {row["source_id"] for row in sources} - {""})
-    wanted = [clip for clip in clips if not meant.clips or clip["clip"] in meant.clips]
-    return Explanation(snapshot.body.number, tuple(_source(snapshot, row, wanted) for row in sources))
+    explained = []
+    for row in sources:
+        is_twin = row["state"] == State.DUPLICATE.value
+        own = [clip for clip in clips if clip["source_id"] == row["source_id"] and not is_twin]
+        wanted = tuple(_clip(snapshot, clip) for clip in own if not meant.clips or clip["clip"] in meant.clips)
+        explained.append(ExplainedSource(**row, clips=wanted, why=reason_text(row["reason"])))
+    return Explanation(snapshot.body.number, tuple(explained))
 
 
 def _rows(table: pa.Table, column: str, values: frozenset[str] | set[str]) -> list[dict[str, Any]]:
     return table.filter(pc.field(column).isin(pa.array(sorted(values), pa.string()))).to_pylist()
-
-
-def _source(snapshot: Snapshot, row: Mapping[str, Any], clips: Sequence[Mapping[str, Any]]) -> ExplainedSource:
-    own = [] if row["state"] == State.DUPLICATE.value else [c for c in clips if c["source_id"] == row["source_id"]]
-    return ExplainedSource(**row, clips=tuple(_clip(snapshot, clip) for clip in own), why=reason_text(row["reason"]))
 
 
 def _clip(snapshot: Snapshot, row: Mapping[str, Any]) -> ExplainedClip:

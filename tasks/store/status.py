@@ -48,6 +48,16 @@ class SnapshotLine:
     sources: Mapping[str, int]
     splits: Mapping[str, int]
 
+    @staticmethod
+    def of(snapshot: Snapshot) -> "SnapshotLine":
+        """The line of a snapshot."""
+        counts = snapshot.body.counts
+        return SnapshotLine(
+            number=snapshot.body.number, id=snapshot.id, created_at=snapshot.created_at, kept=counts["clips"]["kept"],
+            expected=counts["clips"]["expected"], hours=counts["hours_kept"], sources=counts["sources"],
+            splits=snapshot.body.splits,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
@@ -84,17 +94,8 @@ def store_status(store: Path) -> StoreStatus:
         objects=len(keys),
         bytes=sum(objects.manifest(key).ref().num_bytes for key in keys),
         writer=_writer(store),
-        snapshots=tuple(_line(Snapshot.open(store, number)) for number in snapshot_numbers(store)),
+        snapshots=tuple(SnapshotLine.of(Snapshot.open(store, number)) for number in snapshot_numbers(store)),
     )
-
-
-def _line(snapshot: Snapshot) -> SnapshotLine:
-    counts = snapshot.body.counts
-    return SnapshotLine(
-        number=snapshot.body.number, id=snapshot.id, created_at=snapshot.created_at, kept=counts["clips"]["kept"],
-        expected=counts["clips"]["expected"], hours=counts["hours_kept"], sources=counts["sources"],
-        splits=snapshot.body.splits,
-    )  # fmt: skip
 
 
 def _writer(store: Path) -> Writer | None:

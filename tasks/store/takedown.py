@@ -9,7 +9,7 @@ from storage.cut_tables import SOURCES_FILE
 from storage.errors import ConfigError, StoreCorrupt
 from storage.objects import ObjectStore
 from storage.snapshot import latest, store_dataset
-from storage.store_layout import pins_folder, report_folder
+from storage.store_layout import report_folder
 from storage.tables import read_table
 from storage.takedowns import Takedown, add_takedown, load_takedowns, remove_takedown
 from tasks.store.lineage import vocabulary
@@ -275,7 +275,7 @@ def _holds(history: History, ids: Collection[str]) -> Holds:
         refs |= {ref.key: ref.num_bytes for entry in entries for ref in (entry.cut, *entry.features.values())}
         if shards:
             is_latest = number == max(history.snapshots)
-            pinned_by = _pins(history.store, snapshot.id)
+            pinned_by = history.pins_of(snapshot)
             snapshots.append(HoldingSnapshot(number, snapshot.id, shards, pinned_by, is_latest))
     # Reports of these snapshots, and of those that are gone and may have held it.
     numbers = sorted({*(one.number for one in snapshots), *history.gone})
@@ -287,11 +287,6 @@ def _holds(history: History, ids: Collection[str]) -> Holds:
         orphans=_orphans(history, set(ids)),
         reports=tuple(folder.relative_to(history.store).as_posix() for folder in reports if folder.is_dir()),
     )
-
-
-def _pins(store: Path, snapshot_id: str) -> tuple[str, ...]:
-    pins = sorted(path for path in pins_folder(store).glob("*") if path.is_file())
-    return tuple(path.name for path in pins if path.read_text(encoding="utf-8").strip() == snapshot_id)
 
 
 def _orphans(history: History, ids: set[str]) -> tuple[str, ...]:

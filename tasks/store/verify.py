@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from storage.cut_tables import CLIP_KEY, CLIPS_FILE, TRACKS_FILE
 from storage.errors import StoreCorrupt
+from storage.objects import ObjectRef
 from storage.snapshot import FEATURES_TABLE, ShardEntry, Snapshot
 from storage.tables import read_table
 
@@ -36,7 +37,7 @@ def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: N
     """
     problems: list[str] = []
     for ref in snapshot.body.objects():
-        problems += _caught(lambda key=ref.key, digest=ref.digest: _check_object(snapshot, key, digest))
+        problems += _caught(lambda ref=ref: _check_object(snapshot, ref))
     rows: dict[str, dict[str, int]] = {}
     problems += _caught(lambda: _collect_rows(snapshot, rows))
     for shard in snapshot.body.shards:
@@ -59,11 +60,12 @@ def _collect_rows(snapshot: Snapshot, rows: dict[str, dict[str, int]]) -> None:
         rows.setdefault(shard_id, {})[clip] = row
 
 
-def _check_object(snapshot: Snapshot, key: str, digest: str) -> None:
-    snapshot.objects.verify(key)
-    found = snapshot.objects.open(key).digest
-    if found != digest:
-        raise StoreCorrupt(f"{snapshot.objects.path(key)}: digest {found[:12]}, the snapshot names {digest[:12]}")
+def _check_object(snapshot: Snapshot, ref: ObjectRef) -> None:
+    snapshot.objects.verify(ref.key)
+    found = snapshot.objects.open(ref.key).digest
+    if found != ref.digest:
+        path = snapshot.objects.path(ref.key)
+        raise StoreCorrupt(f"{path}: digest {found[:12]}, the snapshot names {ref.digest[:12]}")
 
 
 def _check_shard(snapshot: Snapshot, shard: ShardEntry, rows: dict[str, int]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from storage.runs import Checkpoint, Parent, RunRecord, list_runs
 from storage.snapshot import CLIPS_TABLE, Snapshot, snapshot_numbers, store_dataset
+from storage.store_layout import pins_folder
 from storage.tables import read_table
 from storage.takedowns import Takedowns, load_takedowns
 
@@ -58,6 +59,11 @@ class History:
     def parents_of(self, run: RunRecord) -> list[RunRecord]:
         """The runs that `run` started from, as far as they are recorded here."""
         return [found for parent in origins(run).values() if (found := self.run_of(parent))]
+
+    def pins_of(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """Names of the pins (run ids) for which gc keeps a snapshot."""
+        pins = sorted(path for path in pins_folder(self.store).glob("*") if path.is_file())
+        return tuple(path.name for path in pins if path.read_text(encoding="utf-8").strip() == snapshot.id)
 
     def gone_snapshots(self) -> tuple[GoneSnapshot, ...]:
         """The snapshots that were collected."""

@@ -160,6 +160,9 @@ def run_lineage(history: History, name: str, run: RunRecord, checkpoint: Checkpo
     """What went into a run; `name` is what it, or its `checkpoint`, was called."""
     parents, ancestors = _ancestry(history, run)
     line = [run, *ancestors]
+    users: dict[str, list[RunRecord]] = {}
+    for member in line:
+        users.setdefault(member.key.snapshot, []).append(member)
     return RunLineage(
         name=name,
         kind="run",
@@ -170,7 +173,7 @@ def run_lineage(history: History, name: str, run: RunRecord, checkpoint: Checkpo
         checkpoint=CheckpointLine.of(checkpoint) if checkpoint else None,
         parents=tuple(parents),
         children=tuple(other.id for other in history.runs.values() if run in history.parents_of(other)),
-        data=_data(history, line),
+        data=tuple(_data(history, runs) for runs in users.values()),
         weights=_weights(history, line),
         gone=history.gone_snapshots(),
     )  # fmt: skip
@@ -195,14 +198,7 @@ def _ancestry(history: History, run: RunRecord) -> tuple[list[ParentRun | LostPa
 # ---- data
 
 
-def _data(history: History, line: Sequence[RunRecord]) -> tuple[RunData, ...]:
-    users: dict[str, list[RunRecord]] = {}
-    for run in line:
-        users.setdefault(run.key.snapshot, []).append(run)
-    return tuple(_held(history, runs) for runs in users.values())
-
-
-def _held(history: History, runs: Sequence[RunRecord]) -> RunData:
+def _data(history: History, runs: Sequence[RunRecord]) -> RunData:
     """What the snapshot of these runs, which is one, held."""
     snapshot, number = history.snapshot_of(runs[0]), runs[0].snapshot_number
     sources = _sources(history, snapshot) if snapshot else ()
@@ -237,8 +233,11 @@ def _weights(history: History, line: Sequence[RunRecord]) -> tuple[UsedWeights, 
         for name, digest in run.key.weights.items():
             used.setdefault((name, digest.removeprefix(UNPINNED)), []).append(f"run {run.id}")
     for snapshot in {found.id: found for run in line if (found := history.snapshot_of(run))}.values():
-        for name, digest in _data_weights(snapshot):
-            used.setdefault((name, digest.removeprefix(UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
+        # All its shards are made by the same rules, so the first one has all.
+        refs = [ref for shard in snapshot.body.shards[:1] for ref in (shard.cut, *shard.features.values())]
+        inputs = [snapshot.objects.manifest(ref.key).key_inputs.get("weights", {}) for ref in refs]
+        for name, digest in {pair for found in inputs for pair in found.items()}:
+            used.setdefault((name, digest.removeprefix(_UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
     listed = weights.listed()
     return tuple(
         UsedWeights(
@@ -247,10 +246,3 @@ def _weights(history: History, line: Sequence[RunRecord]) -> tuple[UsedWeights, 
         )
         for (name, digest), users in sorted(used.items())
     )  # fmt: skip
-
-
-def _data_weights(snapshot: Snapshot) -> set[tuple[str, str]]:
-    """(name, digest) used in making a snapshot; all its shards are made by the same rules, so the first one has all."""
-    shards = snapshot.body.shards[:1]
-    keys = [ref.key for shard in shards for ref in (shard.cut, *shard.features.values())]
-    return {pair for key in keys for pair in snapshot.objects.manifest(key).key_inputs.get("weights", {}).items()}
