@@ -30,12 +30,12 @@ _MANIFEST = "DEMO.json"
 
 @dataclass(frozen=True, slots=True)
 class DemoTruth:
-    """What was made, by stem (path of a video below the root, without suffix).
+    """A demo on disk. A stem is the path of a video below the root, without suffix.
 
     Attributes:
-        root: folder of the trees MEAD/, HDTF/ and truth/.
-        stems: one per video, MEAD first.
-        av_offset_frames: put into every take: how many 25-fps frames the audio is late.
+        root: The folder of the trees MEAD/, HDTF/ and truth/.
+        stems: One stem per video, MEAD first.
+        av_offset_frames: The offset put into every take: how many 25-fps frames the audio is late.
     """
 
     root: Path
@@ -68,13 +68,13 @@ def make_demo(
     Files appear whole or not at all, DEMO.json last. The same arguments give the same bytes.
 
     Args:
-        root: folder to write to, made when absent; files that an earlier demo listed and this one lacks are removed.
-        seed: of speech, motion and blinks.
-        av_offset_frames: how many 25-fps frames the audio is late (negative: early), at most 25.
+        root: The folder to write to, made when absent; files that only an earlier demo listed are removed.
+        seed: The seed of speech, motion and blinks.
+        av_offset_frames: How many 25-fps frames the audio is late (negative: early), at most 25.
         size: 'full' (20 videos, for people) or 'small' (5 videos, for tests).
-        num_processes: takes are divided among this many spawned processes (a script that asks for more than one needs
+        num_processes: Takes are divided among this many spawned processes (a script that asks for more than one needs
             the usual `__main__` guard); the files do not depend on it.
-        progress: called with (videos done, videos in all), first with 0 done.
+        progress: Called with (videos done, videos in all), first with 0 done.
 
     Raises:
         ValueError: unknown size, or an offset beyond 25 frames.

@@ -31,7 +31,7 @@ class LidPlane:
         still, closed: the plane of the still and of `closed_eyes`, [h, w] or [h, w, 2] uint8.
         lash: value of the lash colour in this plane.
         step: canvas px per plane px.
-        portrait: for the eye distance and the lashes.
+        portrait: The portrait, for its eye distance and lashes.
     """
 
     def __init__(

@@ -17,12 +17,12 @@ class Take:
     """One video to make.
 
     Attributes:
-        stem: path of the video below the root, without suffix; the truth file has the same below truth/.
-        audio: path of the separate audio file below the root, None when the video carries its audio.
-        portrait: whose face.
-        pitch_hz: of the voice.
-        emotion, level: one of MEAD's eight emotions, 1..3.
-        num_frames, fps, width_px, height_px: of the video.
+        stem: The path of the video below the root, without suffix; the truth file has the same below truth/.
+        audio: The path of the separate audio file below the root, None when the video carries its audio.
+        portrait: The name of the portrait.
+        pitch_hz: The pitch of the voice.
+        emotion, level: One of MEAD's eight emotions, and its level, 1..3.
+        num_frames, fps, width_px, height_px: The format of the video.
     """
 
     stem: str

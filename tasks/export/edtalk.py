@@ -61,10 +61,10 @@ def export_edtalk(snapshot: Snapshot, out: Path, progress: Progress | None = Non
     """Writes the kept clips of a snapshot as EDTalk's scripts read them.
 
     Args:
-        snapshot: with the features mel, landmarks and bbox.
-        out: new folder.
-        progress: called once per clip.
-        size_px: side of the frames; stored frames of this size are copied byte for byte, others encoded again.
+        snapshot: A snapshot with the features mel, landmarks and bbox.
+        out: A new folder.
+        progress: Called once per clip.
+        size_px: The side of the frames; stored frames of this size are copied byte for byte, others encoded again.
 
     Raises:
         ConfigError: `out` is taken, a feature is missing, or no clip is kept.
@@ -102,11 +102,11 @@ def export_edtalk(snapshot: Snapshot, out: Path, progress: Progress | None = Non
 
 
 class _Target:
-    """Where the files of one clip go.
+    """The files of one clip.
 
     Attributes:
-        name: of the clip in the export.
-        size_px: side of its frames.
+        name: The name of the clip in the export.
+        size_px: The side of its frames.
     """
 
     def __init__(self, tree: Path, name: str, size_px: int) -> None:

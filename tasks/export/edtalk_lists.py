@@ -60,14 +60,14 @@ def dataset_folder(exported: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What decides which lists a written clip is in.
+    """A written clip, as far as the lists depend on it.
 
     Attributes:
-        name: in the export.
-        split: 'train', 'val' or 'test'.
-        num_frames: N.
+        name: Its name in the export.
+        split: One of 'train', 'val' and 'test'.
+        num_frames: The number of frames, N.
         has_audio: False when its audio file is silence in place of none.
-        has_bbox: its box file exists.
+        has_bbox: True when its box file exists.
     """
 
     name: str
@@ -82,9 +82,9 @@ class ClipLists:
     """List files by relative path.
 
     Attributes:
-        files: path -> clip names, sorted.
-        left_out: path -> clip name -> why it is not in a list of its kind.
-        notes: what a user must know.
+        files: Path -> clip names, sorted.
+        left_out: Path -> clip name -> the reason why it is not in that list.
+        notes: Remarks for the user.
     """
 
     files: dict[str, list[str]]

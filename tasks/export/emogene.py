@@ -53,10 +53,11 @@ def export_emogene(
     """Writes every kept clip of a snapshot as a folder of .npy files with a manifest.
 
     Args:
-        snapshot: with the features mel50, landmarks and bbox; face3d, blendshapes, hubert and mel are taken when there.
-        out: new folder.
-        progress: called once per clip.
-        has_frames: also write the frames, byte for byte, as img/00000000.jpg and so on.
+        snapshot: A snapshot with the features mel50, landmarks and bbox; face3d, blendshapes, hubert and mel are
+            exported when there.
+        out: A new folder.
+        progress: Called once per clip.
+        has_frames: Also write the frames, byte for byte, as img/00000000.jpg and so on.
 
     Raises:
         ConfigError: `out` is taken, a feature is missing, or no clip is kept.
@@ -91,7 +92,7 @@ class _ClipWriter:
     """Writes the arrays, audio and manifest of one clip after the other.
 
     Attributes:
-        face_models: shape models met so far.
+        face_models: The shape models of the clips written so far.
     """
 
     def __init__(self, snapshot: Snapshot, summary: ExportSummary) -> None:

@@ -47,8 +47,8 @@ class ArrayFile:
     """One array of the layout.
 
     Attributes:
-        path: relative to the clip's folder.
-        extractor, column: where it comes from.
+        path: The path relative to the clip's folder.
+        extractor, column: The column of the snapshot that it holds.
     """
 
     path: str
@@ -102,13 +102,13 @@ def idexp_lm3d(face3d: Mapping[str, Any], model: ShapeModel) -> NDArray[np.float
 def readme(
     summary: ExportSummary, files: Sequence[tuple[str, Column]], face_models: Sequence[str], has_frames: bool
 ) -> str:
-    """README.txt: what each file is.
+    """README.txt: the meaning of each file.
 
     Args:
-        summary: of the export.
-        files: path in a clip's folder and what it holds.
-        face_models: names of the shape models that face3d/ was fitted with, none without face3d.
-        has_frames: whether there are frames.
+        summary: The summary of the export.
+        files: The path in a clip's folder and the column that it holds.
+        face_models: The names of the shape models that face3d/ was fitted with, none without face3d.
+        has_frames: True when the frames are exported.
     """
     faces = ["There is no 3DMM fit in this snapshot (feature face3d)."]
     if face_models:

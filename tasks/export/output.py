@@ -27,17 +27,17 @@ SUMMARY_FILE = "export.json"
 
 @dataclass(slots=True)
 class ExportSummary:
-    """What an export holds; also written into it as export.json.
+    """The contents of an export; also written into it as export.json.
 
     Attributes:
-        kind: 'edtalk', 'emogene' or 'webdataset'.
-        dataset, snapshot_number, snapshot_id: what it was made of.
-        num_clips, num_frames: written.
-        num_bytes: of all files, export.json aside.
-        splits: split -> clips written.
-        excluded: clip name -> why it is not in the export at all.
-        counts: further numbers, named where they are counted.
-        notes: what a user must know of this very export.
+        kind: One of 'edtalk', 'emogene' and 'webdataset'.
+        dataset, snapshot_number, snapshot_id: The snapshot it was made of.
+        num_clips, num_frames: The number of written clips and frames.
+        num_bytes: The size of all files, export.json aside.
+        splits: Split -> number of written clips.
+        excluded: Clip name -> the reason why it is not in the export at all.
+        counts: Further numbers, named where they are counted.
+        notes: Remarks for the user of this export.
     """
 
     kind: str

@@ -42,10 +42,10 @@ class TarShard:
     """One tar file of the index.
 
     Attributes:
-        file: its name, `train-000000.tar`.
-        split: of all its clips.
-        num_clips, num_frames, num_bytes: contents and size.
-        sha256: of the file.
+        file: Its file name, `train-000000.tar`.
+        split: The split of all its clips.
+        num_clips, num_frames, num_bytes: Its contents and its size.
+        sha256: The hash of the file.
     """
 
     file: str
@@ -65,8 +65,8 @@ def export_webdataset(
 
     Args:
         snapshot: all array columns of all its features are taken.
-        out: new folder.
-        progress: called once per clip.
+        out: A new folder.
+        progress: Called once per clip.
         max_shard_bytes: no tar is larger, unless a single clip is.
 
     Raises:

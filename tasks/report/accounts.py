@@ -19,9 +19,9 @@ class Line:
     """One line of an account.
 
     Attributes:
-        label: state or reason code.
-        count: how many.
-        share: of the account's total, 0..1.
+        label: The state or the reason code.
+        count: The number of sources or clips.
+        share: The share of the account's total, 0..1.
     """
 
     label: str
@@ -34,14 +34,14 @@ class Accounts:
     """All accounts of a snapshot.
 
     Attributes:
-        sources: by state.
-        rejected: rejected sources by reason.
-        clips: expected clips, kept and dropped.
-        dropped: dropped clips by reason.
-        num_stored: clips whose frames and features are stored, kept or not.
-        keep_rate: kept share of the expected clips; NaN when none was expected.
-        minutes_kept, mean_s: video time of the kept clips, and of one of them.
-        sums: (statement, whether it holds) for each sum, recomputed from the tables.
+        sources: Sources by state.
+        rejected: Rejected sources by reason.
+        clips: Expected clips, kept and dropped.
+        dropped: Dropped clips by reason.
+        num_stored: The number of clips whose frames and features are stored, kept or not.
+        keep_rate: The kept share of the expected clips; NaN when none was expected.
+        minutes_kept, mean_s: The length of all kept clips, and the mean length of one.
+        sums: (statement, True when it holds) for each sum, recomputed from the tables.
     """
 
     sources: tuple[Line, ...]
@@ -104,8 +104,8 @@ class Issues:
     """Sources that ended in one state other than done.
 
     Attributes:
-        total: how many there are.
-        rows: the first `NUM_ISSUES_SHOWN`: path, reason, detail, and `command`, which explains the source.
+        total: The number of sources.
+        rows: The first `NUM_ISSUES_SHOWN`: path, reason, detail, and `command`, which explains the source.
     """
 
     total: int

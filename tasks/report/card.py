@@ -30,9 +30,9 @@ def card_text(snapshot: Snapshot, stored: Stored, folder: Path) -> str:
     """README.md of a snapshot: what it is, counts, splits, columns, how made, how to load, limits, licences, misuse.
 
     Args:
-        snapshot: which.
-        stored: its objects.
-        folder: where the card will lie; the paths of its tables are relative to it.
+        snapshot: The snapshot.
+        stored: The sums over its objects.
+        folder: The folder of the card; the paths of its tables are relative to it.
     """
     from markupsafe import Markup
 
@@ -84,8 +84,8 @@ def table_configs(snapshot: Snapshot, folder: Path) -> list[dict[str, Any]]:
     The tables are clips, sources, tracks, and each extractor; the last two have one file per shard.
 
     Args:
-        snapshot: which.
-        folder: of the card; paths are relative to it.
+        snapshot: The snapshot.
+        folder: The folder of the card; paths are relative to it.
     """
     tables, shards = snapshot.body.tables, snapshot.body.shards
     files = {"clips": [(tables, CLIPS_TABLE)], "sources": [(tables, SOURCES_TABLE)]}

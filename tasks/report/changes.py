@@ -12,15 +12,15 @@ NUM_SETTINGS = 30
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs from the parent.
+    """The differences from the parent.
 
     Attributes:
-        number: of the parent.
-        added, removed: kept clips that are new, and that are kept no longer.
-        same: kept clips of both.
-        hours: difference of the kept hours.
+        number: The number of the parent.
+        added, removed: The number of kept clips that are new, and that are kept no longer.
+        same: The number of clips that both keep.
+        hours: The difference of the kept hours.
         settings: (name, before, now), the first `NUM_SETTINGS`.
-        missing: why the parent cannot be compared, '' when it was.
+        missing: The reason why the parent cannot be compared, '' when it was.
     """
 
     number: int

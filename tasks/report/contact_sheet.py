@@ -64,12 +64,12 @@ class ShownFrame:
     """One clip on the sheet.
 
     Attributes:
-        name, split, emotion, reason, detail: of the clip.
-        index, num_frames: which frame is shown, of how many.
-        size_px: side of the stored frame, the unit of the drawing.
-        image: data URI.
-        strokes: landmarks; empty where they are missing.
-        box: (x, y, width, height) px of the face, None where it is missing.
+        name, split, emotion, reason, detail: See clips.parquet.
+        index, num_frames: The index of the shown frame, and the number of frames.
+        size_px: The side of the stored frame, the unit of the drawing.
+        image: The frame as a data URI.
+        strokes: The landmarks; empty where they are missing.
+        box: The face box, (x, y, width, height) px, None where it is missing.
     """
 
     name: str

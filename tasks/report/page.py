@@ -18,11 +18,11 @@ from tasks.report.templating import environment
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where the report lies.
+    """The files of a report.
 
     Attributes:
-        page: index.html.
-        card: README.md, a Hugging Face style dataset card.
+        page: The page, index.html.
+        card: The dataset card, README.md, in the style of the Hugging Face Hub.
     """
 
     page: Path

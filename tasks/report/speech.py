@@ -23,10 +23,10 @@ class SpeechChart:
     """One clip.
 
     Attributes:
-        name: of the clip.
-        reason: why it is dropped, '' for a kept one.
-        offset_frames, confidence: measured by `sync`; NaN where it could not be measured, None without that feature.
-        svg: the chart, safe HTML.
+        name: The name of the clip.
+        reason: The reason why it is dropped, '' for a kept one.
+        offset_frames, confidence: The result of `sync`; NaN where it could not be measured, None without that feature.
+        svg: The chart, safe HTML.
     """
 
     name: str

@@ -23,9 +23,9 @@ class Feature:
     """One extractor.
 
     Attributes:
-        name: of the extractor.
-        columns: without the clip key.
-        num_bytes, seconds: over all shards; seconds of work when they were made.
+        name: The name of the extractor.
+        columns: Its columns without the clip key.
+        num_bytes, seconds: The size of its objects and the seconds of work that made them, over all shards.
     """
 
     name: str
@@ -39,9 +39,9 @@ class SlowSource:
     """A source that took long to cut.
 
     Attributes:
-        path, name: of the source.
-        seconds: wall time of its cut.
-        video_s: its length.
+        path, name: See sources.parquet.
+        seconds: The wall time of its cut.
+        video_s: The length of its video.
     """
 
     path: str
@@ -55,11 +55,11 @@ class Stored:
     """Objects of a snapshot, summed up.
 
     Attributes:
-        features: by name.
-        bytes_by_kind: 'frames and audio', 'cut tables', each extractor, 'snapshot tables'.
-        cut_seconds: wall time of all cuts.
-        slowest: slowest sources first.
-        weights: third-party files that the numbers depend on, by name.
+        features: The extractors, by name.
+        bytes_by_kind: Sizes of 'frames and audio', 'cut tables', each extractor, 'snapshot tables'.
+        cut_seconds: The wall time of all cuts.
+        slowest: The slowest sources, slowest first.
+        weights: The third-party files that the numbers depend on, by name.
     """
 
     features: list[Feature]

@@ -29,10 +29,10 @@ class SourceChanges:
     """Paths of sources that differ.
 
     Attributes:
-        added, removed: in one snapshot only, by path and by content.
-        renamed: same content, other path.
-        changed: same path, other content.
-        state: same path, other state.
+        added, removed: Paths of one snapshot only, whose content is not in the other one either.
+        renamed: Old and new path of equal content.
+        changed: Paths with other content.
+        state: Paths with another state.
     """
 
     added: tuple[str, ...]
@@ -47,9 +47,9 @@ class ClipChanges:
     """Names of clips that differ.
 
     Attributes:
-        added, removed: expected in one snapshot only.
-        changed: of other content.
-        kept_now, dropped_now: kept in one snapshot only.
+        added, removed: Clips that are expected in one snapshot only.
+        changed: Clips with other content.
+        kept_now, dropped_now: Clips that are kept in one snapshot only.
     """
 
     added: tuple[str, ...]
@@ -61,12 +61,12 @@ class ClipChanges:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDiff:
-    """What differs between two snapshots.
+    """The differences between two snapshots.
 
     Attributes:
-        old, new: their numbers.
-        sources, clips: see there.
-        config: setting, its keys joined by dots -> its values; None where a snapshot lacks it.
+        old, new: The numbers of the snapshots.
+        sources, clips: The sources and clips that differ.
+        config: Setting, its keys joined by dots -> its values; None where a snapshot lacks it.
     """
 
     old: int
@@ -139,8 +139,8 @@ def changed_settings(old: Any, new: Any, where: str = "") -> dict[str, Change]:
     """Settings of two configurations that differ: keys joined by dots -> values, None where there is none.
 
     Args:
-        old, new: a block of the configuration, or a value of it.
-        where: name of that block or value, '' for the whole.
+        old, new: A block of the configuration, or a value of it.
+        where: The name of that block or value, '' for the whole.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         out: dict[str, Change] = {}

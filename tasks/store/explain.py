@@ -23,10 +23,10 @@ class ExplainedClip:
     """One expected clip.
 
     Attributes:
-        name ... row: columns of clips.parquet.
-        scores: every score of it, NaN where it is not stored.
-        thresholds: score -> {'min', 'max'} of the dataset's thresholds that judged it.
-        why: texts of its reason, None for a kept clip.
+        name ... row: Columns of clips.parquet.
+        scores: Every score of the clip, NaN where it is not stored.
+        thresholds: Score -> {'min', 'max'} of the dataset's thresholds that judged it.
+        why: The texts of its reason, None for a kept clip.
     """
 
     name: str
@@ -51,12 +51,12 @@ class ExplainedClip:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedSource:
-    """One source and what became of it.
+    """One source and its outcome.
 
     Attributes:
-        path ... seconds: columns of sources.parquet.
-        clips: its clips, or only those that were asked for; none for a duplicate, whose clips are its original's.
-        why: texts of its reason, None when it was not rejected.
+        path ... seconds: Columns of sources.parquet.
+        clips: Its clips, or only those that were asked for; none for a duplicate, whose clips are its original's.
+        why: The texts of its reason, None when it was not rejected.
     """
 
     path: str
@@ -90,11 +90,11 @@ class ExplainedSource:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What became of a source (of all sources with its content, where that was named).
+    """The outcome of a source (of all sources with its content, where that was named).
 
     Attributes:
-        snapshot: number of the snapshot that says so.
-        sources: in the order of its table.
+        snapshot: The number of the snapshot.
+        sources: The sources, in the order of its table.
     """
 
     snapshot: int
@@ -102,7 +102,7 @@ class Explanation:
 
 
 def explain(snapshot: Snapshot, name: str) -> Explanation:
-    """What happened to the source or clip that `name` means; see tasks.store.names for what it may be called.
+    """The outcome of the source or clip that `name` means; see tasks.store.names for what it may be called.
 
     Raises:
         ConfigError: nothing in the snapshot is called so, or several things are; they are named.

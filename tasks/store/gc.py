@@ -17,10 +17,10 @@ class Garbage:
     """Objects that can go.
 
     Attributes:
-        keys: of objects that no kept snapshot reaches, older than the grace period.
-        num_bytes: their size.
-        num_young: unreachable objects that are too young to remove.
-        snapshots: numbers that are not kept.
+        keys: The keys of objects that no kept snapshot reaches, older than the grace period.
+        num_bytes: The size of these objects.
+        num_young: The number of unreachable objects that are too young to remove.
+        snapshots: The numbers of the snapshots that are not kept.
     """
 
     keys: tuple[str, ...]
@@ -31,13 +31,13 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a collection removed.
+    """The objects and snapshots that a collection removed.
 
     Attributes:
-        removed: False when it only looked.
-        objects, bytes: number and size of what went, or would go.
-        too_young: objects that no snapshot needs but that are younger than the grace period.
-        snapshots: numbers that went, or would go.
+        removed: False for a dry run.
+        objects, bytes: The number and the size of the objects that went, or would go.
+        too_young: The number of objects that no snapshot needs but that are younger than the grace period.
+        snapshots: The numbers of the snapshots that went, or would go.
     """
 
     removed: bool
@@ -48,7 +48,7 @@ class Collected:
 
 
 def collect(store: Path, keep: int, grace_hours: float, is_dry: bool, wait_s: float = 0.0) -> Collected:
-    """Removes what no kept snapshot needs, or with `is_dry` only says what would go; see find_garbage.
+    """Removes the objects that no kept snapshot needs; with `is_dry` it only reports them. See find_garbage.
 
     Raises:
         LockedError: another process writes to the store.
@@ -61,12 +61,12 @@ def collect(store: Path, keep: int, grace_hours: float, is_dry: bool, wait_s: fl
 
 
 def find_garbage(store: Path, keep: int, grace_hours: float) -> Garbage:
-    """What a collection would remove.
+    """The objects and snapshots that a collection would remove.
 
     Args:
-        store: its folder.
-        keep: newest snapshots to keep; pinned ones (a file pins/<anything> holding the id) are kept besides.
-        grace_hours: younger objects stay, a running refresh may be about to publish them.
+        store: The folder of the store.
+        keep: The number of newest snapshots to keep; pinned ones (a file pins/<anything> with the id) are kept as well.
+        grace_hours: Younger objects stay: a running refresh may be about to publish them.
     """
     numbers = snapshot_numbers(store)
     snapshots = {number: Snapshot.open(store, number) for number in numbers}

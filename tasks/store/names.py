@@ -43,9 +43,9 @@ class Match(Generic[T_co]):
     """One thing that a name can mean.
 
     Attributes:
-        meant: the thing.
-        is_whole: its whole name was given, not a part of it.
-        label: the thing in a message.
+        meant: The thing itself.
+        is_whole: True when its whole name was given, not a part of it.
+        label: Its description in a message.
     """
 
     meant: T_co
@@ -55,12 +55,12 @@ class Match(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a source contains, whatever it is called; exactly one of the three is set.
+    """The content of a source, independent of its name; exactly one of the three is set.
 
     Attributes:
-        sha256: of its video file.
-        source_id: of a source that only shards still list.
-        path_hex: of a file that could not be read, or is empty: there is nothing but its path.
+        sha256: The hash of its video file.
+        source_id: The id of a source that only shards still list.
+        path_hex: The path of a file that is empty or could not be read: there is no content to go by.
     """
 
     sha256: str = ""
@@ -76,12 +76,12 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class NamedSource:
-    """What a name of a source means: one path, or one content.
+    """The meaning of a source's name: one path, or one content.
 
     Attributes:
-        contents: everything that the path has held, one entry where a content is meant.
-        paths: inside the root, by which it was found.
-        clips: keys of the clips that were named; empty when the whole source was.
+        contents: Everything that the path has held; one entry where a content is meant.
+        paths: The paths inside the root by which it was found.
+        clips: The keys of the clips that were named; empty when the whole source was.
     """
 
     contents: tuple[Content, ...]
@@ -91,11 +91,11 @@ class NamedSource:
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """What a name of a run means: the run, or one of its files.
+    """The meaning of a run's name: the run, or one of its files.
 
     Attributes:
-        run: its record.
-        checkpoint: the file that was named, None when the run was.
+        run: The record of the run.
+        checkpoint: The file that was named, None when the run was.
     """
 
     run: RunRecord
@@ -104,13 +104,13 @@ class NamedRun:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What to say of a name that means nothing.
+    """The parts of the message about a name that means nothing.
 
     Attributes:
-        where: the store or snapshot that was searched.
-        kinds: what was looked for, 'source or clip'.
-        names: every name there is, for "did you mean".
-        advice: what else may be wrong, or what there is.
+        where: The store or snapshot that was searched.
+        kinds: The kinds of things that were looked for, such as 'source or clip'.
+        names: Every name there is, for "did you mean".
+        advice: Other causes, or the names that exist.
     """
 
     where: str
@@ -170,7 +170,7 @@ def digest_of_file(name: str) -> str:
 
 
 def readings(name: str, snapshots: Iterable[Snapshot]) -> Iterator[str]:
-    """What `name` can be read as, likeliest first: itself, the SHA-256 of the file there, a known path at its end."""
+    """The readings of a name, likeliest first: itself, the SHA-256 of the file there, a known path at its end."""
     yield name
     if digest := digest_of_file(name):
         yield digest
@@ -189,13 +189,13 @@ def path_in_root(name: str, snapshots: Iterable[Snapshot]) -> str:
 
 
 def fits(name: str, path: str, ids: Iterable[str], others: Iterable[str] = ()) -> bool | None:
-    """How `name` fits a source.
+    """Compares a name with the names of one source.
 
     Args:
-        name: what was given.
-        path: of the source inside the root.
-        ids: whose first digits are enough.
-        others: names that count as a whole only.
+        name: The name that was given.
+        path: The path of the source inside the root.
+        ids: Its ids, of which the first digits are enough.
+        others: Names that count as a whole only.
 
     Returns:
         True when it is a whole name of the source, False when it is a part of one, None when it is neither.
@@ -234,7 +234,7 @@ def match_sources(snapshots: Iterable[Snapshot], name: str) -> list[Match[NamedS
 
 
 def source_rows(snapshot: Snapshot) -> list[dict[str, str]]:
-    """What names lead to and lineage needs of a snapshot's sources.parquet."""
+    """The columns of a snapshot's sources.parquet that names and lineage need, one mapping per source."""
     path = snapshot.objects.path(snapshot.body.tables.key)
     return read_table(path / SOURCES_TABLE, _SOURCE_COLUMNS).to_pylist()
 

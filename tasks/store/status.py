@@ -18,8 +18,8 @@ class Writer:
     """The process that holds the store's writer lock.
 
     Attributes:
-        pid, host: of the process.
-        start: UTC, ISO 8601.
+        pid, host: The process and its host.
+        start: The time it took the lock, UTC, ISO 8601.
     """
 
     pid: int
@@ -32,11 +32,11 @@ class SnapshotLine:
     """A snapshot in short.
 
     Attributes:
-        number, id, created_at: see storage.snapshot.
-        kept, expected: clips.
-        hours: of the kept clips.
-        sources: state -> number, 'total' besides.
-        splits: split -> number of kept clips.
+        number, id, created_at: See storage.snapshot.
+        kept, expected: The number of kept and of expected clips.
+        hours: The length of the kept clips.
+        sources: State -> number of sources; 'total' besides.
+        splits: Split -> number of kept clips.
     """
 
     number: int
@@ -61,14 +61,14 @@ class SnapshotLine:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """What a store holds.
+    """The contents of a store.
 
     Attributes:
-        store: its folder.
-        dataset: the block of datasets.yaml it belongs to.
-        objects, bytes: number and size of all committed objects.
-        writer: the process that is writing, None when there is none.
-        snapshots: newest last.
+        store: The folder of the store.
+        dataset: The block of datasets.yaml it belongs to.
+        objects, bytes: The number and the size of all committed objects.
+        writer: The process that is writing, None when there is none.
+        snapshots: The snapshots, newest last.
     """
 
     store: str
@@ -80,7 +80,7 @@ class StoreStatus:
 
 
 def store_status(store: Path) -> StoreStatus:
-    """What the store in this folder holds.
+    """The contents of the store in this folder.
 
     Raises:
         ConfigError: the folder is no store.

@@ -30,10 +30,10 @@ class HoldingSnapshot:
     """A snapshot whose shards still hold a source.
 
     Attributes:
-        number, id: of the snapshot.
-        shards: ids of those that hold it.
-        pinned_by: runs for which gc keeps the snapshot.
-        is_latest: no later one is published.
+        number, id: The number and the id of the snapshot.
+        shards: The ids of the shards that hold it.
+        pinned_by: The runs for which gc keeps the snapshot.
+        is_latest: True when no later snapshot is published.
     """
 
     number: int
@@ -45,13 +45,13 @@ class HoldingSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """What still contains frames, audio or features of a source.
+    """Everything that still contains frames, audio or features of a source.
 
     Attributes:
-        snapshots: those whose shards hold it.
-        num_objects, num_bytes: of these shards.
-        orphans: keys of cuts that no snapshot needs, and that hold it or cannot be read; gc removes them.
-        reports: pages, relative to the store, of snapshots that had it; their images may show it.
+        snapshots: The snapshots whose shards hold it.
+        num_objects, num_bytes: The number and the size of the objects of these shards.
+        orphans: The keys of cuts that no snapshot needs, and that hold it or cannot be read; gc removes them.
+        reports: The report folders, relative to the store, of snapshots that had it; their images may show it.
     """
 
     snapshots: tuple[HoldingSnapshot, ...]
@@ -63,16 +63,16 @@ class Holds:
 
 @dataclass(frozen=True, slots=True)
 class TakedownAnswer:
-    """What was taken down, and what was made of it.
+    """A source that was taken down, and everything that was made of it.
 
     Attributes:
-        takedown: the entry of the list.
-        is_new: it was not on the list.
-        paths, snapshots, since, until, runs, unknown_runs: see SourceLineage.
-        gone: snapshots that were collected: what only they recorded is not in the answer.
-        holds: what still contains it.
-        same_audio: paths of sources that stay although their audio file has the same bytes as its own.
-        next: what to do now, in sentences.
+        takedown: The entry of the list.
+        is_new: True when it was not on the list before.
+        paths, snapshots, since, until, runs, unknown_runs: See SourceLineage.
+        gone: The collected snapshots; what only they recorded is not in the answer.
+        holds: Everything that still contains it.
+        same_audio: The paths of sources that stay although their audio file has the same bytes as its own.
+        next: The next steps, in sentences.
     """
 
     takedown: Takedown
@@ -94,8 +94,8 @@ class PutBack:
     """A source that was taken off the list.
 
     Attributes:
-        put_back: the entry that was removed.
-        next: what to do now, in sentences.
+        put_back: The entry that was removed.
+        next: The next steps, in sentences.
     """
 
     put_back: Takedown
@@ -107,7 +107,7 @@ class ListedTakedown:
     """An entry of the list; see storage.takedowns.Takedown.
 
     Attributes:
-        is_in_latest: the latest snapshot still holds the source.
+        is_in_latest: True when the latest snapshot still holds the source.
     """
 
     sha256: str
@@ -130,10 +130,10 @@ def take_down(store: Path, name: str, reason: str, who: str = "") -> TakedownAns
     """Records that a source is withdrawn. Removes nothing: refresh and gc do, and a person decides about runs.
 
     Args:
-        store: folder of the store.
-        name: the source, see `tasks.store.names`; also a file, or the whole hash of one, that is in no snapshot.
-        reason: stands in the tables of later snapshots.
-        who: asked for it or did it; stands only in the list.
+        store: The folder of the store.
+        name: The source, see `tasks.store.names`; also a file, or the whole hash of one, that is in no snapshot.
+        reason: The reason that the tables of later snapshots give.
+        who: The person who asked for it or did it; recorded in the list alone.
 
     Raises:
         ConfigError: no source is called so, or several are, or there is nothing that it would be recognised by.
@@ -176,8 +176,8 @@ def put_back(store: Path, name: str) -> PutBack:
     """Takes a source off the list, so that the next refresh uses it again.
 
     Args:
-        store: folder of the store.
-        name: the source, see `tasks.store.names`.
+        store: The folder of the store.
+        name: The source, see `tasks.store.names`.
 
     Raises:
         ConfigError: no entry is called so, or several are; they are named.

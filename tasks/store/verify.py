@@ -14,12 +14,12 @@ _PLACE = (CLIP_KEY.name, "shard_id", "row")
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Whether every byte of a snapshot is as it was published.
+    """The result of comparing every byte of a snapshot with what was published.
 
     Attributes:
-        snapshot, id: number and id of the snapshot.
-        is_whole: no problem was found.
-        problems: one line each, with the file or shard.
+        snapshot, id: The number and the id of the snapshot.
+        is_whole: True when no problem was found.
+        problems: The problems, one line each, with the file or shard.
     """
 
     snapshot: int
@@ -32,8 +32,8 @@ def verify_snapshot(snapshot: Snapshot, progress: Callable[[], None] = lambda: N
     """Compares the digests of every object; LMDB keys, Parquet rows and the snapshot's rows must agree.
 
     Args:
-        snapshot: which.
-        progress: called once per shard.
+        snapshot: The snapshot to verify.
+        progress: Called once per shard.
     """
     problems: list[str] = []
     for ref in snapshot.body.objects():

@@ -14,11 +14,11 @@ Lineage = SourceAnswer | SnapshotLineage | RunLineage
 
 
 def lineage(store: Path, name: str) -> Lineage:
-    """Where something came from and where it went.
+    """The origin of a source, snapshot, run or checkpoint, and everything that was made of it.
 
     Args:
-        store: folder of the store.
-        name: a SOURCE or one of its clips (see tasks.store.names), a SNAPSHOT ('latest', number, digits of its id),
+        store: The folder of the store.
+        name: A SOURCE or one of its clips (see tasks.store.names), a SNAPSHOT ('latest', number, digits of its id),
             a RUN (id or its beginning), a CHECKPOINT (`<run id>/<file>`, digits of its hash), or any file that has the
             content of a source or checkpoint. Digits: the first 6 or more.
 
@@ -45,12 +45,12 @@ def _matches(history: History, name: str) -> list[Match[int | NamedRun | NamedSo
 
 
 def vocabulary(history: History, kinds: str, others: Iterable[str] = ()) -> Vocabulary:
-    """What to say of a name that means nothing in a store.
+    """The message about a name that means nothing in a store.
 
     Args:
-        history: of the store.
-        kinds: what was looked for.
-        others: names besides those of sources and clips.
+        history: The history of the store.
+        kinds: The kinds of things that were looked for.
+        others: Names besides those of sources and clips.
     """
     numbers = [str(number) for number in history.snapshots]
     snapshots = f"there are snapshots {listing(numbers)}" if numbers else "there is no snapshot"

@@ -19,8 +19,8 @@ class GoneSnapshot:
     """A snapshot that was collected.
 
     Attributes:
-        number: its place in the line.
-        id: '' when no later snapshot and no run records it.
+        number: Its place in the line.
+        id: Its id, '' when no later snapshot and no run records it.
     """
 
     number: int
@@ -32,12 +32,12 @@ class History:
     """A store's past, read once.
 
     Attributes:
-        store: its folder.
-        dataset: the block of datasets.yaml it belongs to.
-        snapshots: number -> snapshot whose file exists, ascending.
-        gone: number -> id of snapshots that were collected, ascending; '' where no record has the id.
-        runs: id -> record, by the start of the last session.
-        takedowns: the sources that were withdrawn.
+        store: The folder of the store.
+        dataset: The block of datasets.yaml it belongs to.
+        snapshots: Number -> snapshot whose file exists, ascending.
+        gone: Number -> id of the collected snapshots, ascending; '' where no record has the id.
+        runs: Id -> record, by the start of the last session.
+        takedowns: The sources that were withdrawn.
     """
 
     store: Path
@@ -90,11 +90,11 @@ class RunLine:
     """A run in short.
 
     Attributes:
-        run: its id.
-        system, stage, preset, state: see storage.runs.RunRecord.
-        snapshot, snapshot_id: number and id of the snapshot it trained on.
-        is_snapshot_gone: that snapshot was collected.
-        checkpoints: its files.
+        run: The id of the run.
+        system, stage, preset, state: See storage.runs.RunRecord.
+        snapshot, snapshot_id: The number and the id of the snapshot it trained on.
+        is_snapshot_gone: True when that snapshot was collected.
+        checkpoints: The files of the run.
     """
 
     run: str
@@ -113,8 +113,8 @@ class ReachedRun(RunLine):
     """A run that certain data reached.
 
     Attributes:
-        is_direct: they are in its own snapshot.
-        through: ids of the parents it has them from.
+        is_direct: True when they are in its own snapshot.
+        through: The ids of the parents it has them from.
     """
 
     is_direct: bool
@@ -126,8 +126,8 @@ class UnknownRun:
     """A run of which no record says any more whether certain data reached it.
 
     Attributes:
-        run: its id.
-        why: what is missing.
+        run: The id of the run.
+        why: The record that is missing.
     """
 
     run: str
@@ -148,7 +148,7 @@ def run_line(kind: type[Line], history: History, run: RunRecord, **more: Any) ->
 
 
 def origins(run: RunRecord) -> dict[str, Parent]:
-    """What a run started from: stage -> its model, and 'continued' -> the training state it went on from, if any."""
+    """The starting points of a run: stage -> its model, and 'continued' -> a training state that it resumed."""
     start = run.key.continued_from
     return run.key.parents | ({"continued": Parent(run=start.run, sha256=start.sha256)} if start else {})
 
@@ -173,17 +173,17 @@ def read_history(store: Path) -> History:
 
 
 def kept_clips(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """What lineage needs of the kept clips of a snapshot's clips.parquet."""
+    """The columns of a snapshot's clips.parquet that lineage needs, one mapping per kept clip."""
     path = snapshot.objects.path(snapshot.body.tables.key)
     return [row for row in read_table(path / CLIPS_TABLE, _CLIP_COLUMNS).to_pylist() if row["is_kept"]]
 
 
 def spread(history: History, first: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """Where data went from the runs that saw them.
+    """Follows data from the runs that had them to all runs that descend from these.
 
     Args:
-        history: of the store.
-        first: run id -> splits of its own snapshot in which it had the data; none empty.
+        history: The history of the store.
+        first: Run id -> splits of its own snapshot in which it had the data; none empty.
 
     Returns:
         The same for these and for every run that started from a checkpoint of one, however far down the line, oldest
@@ -211,10 +211,10 @@ def unknown_runs(history: History, why: Mapping[str, str], known: Collection[str
     """Runs of which no record says any more whether certain data reached them.
 
     Args:
-        history: of the store.
-        why: run id -> reason, from `lost_snapshots` and `lost_parents`; every run that started from these is unknown as
+        history: The history of the store.
+        why: Run id -> reason, from `lost_snapshots` and `lost_parents`; every run that started from these is unknown as
             well.
-        known: runs that the data reached for sure; left out.
+        known: The runs that the data reached for sure; left out.
     """
     doubtful = spread(history, {run_id: frozenset({"unknown"}) for run_id in why})
     return tuple(

@@ -33,11 +33,11 @@ class LostParent:
     """A run that another one started from and whose record is not in this store.
 
     Attributes:
-        run: its id.
-        of: the run that started from it.
-        as_: its stage, or 'continued' when training went on from its state; in JSON 'as'.
-        loaded: SHA-256 of the file.
-        is_gone: always true.
+        run: The id of the run.
+        of: The run that started from it.
+        as_: Its stage, or 'continued' when training went on from its state; in JSON 'as'.
+        loaded: The SHA-256 of the file.
+        is_gone: Always true.
     """
 
     run: str
@@ -59,11 +59,11 @@ class ParentRun(RunLine):
 
 @dataclass(frozen=True, slots=True)
 class RunSource:
-    """A source with kept clips in the data of a run: columns of sources.parquet, and
+    """A source with kept clips in the data of a run: columns of sources.parquet, its clips, and its takedown.
 
     Attributes:
-        split, num_clips: of its kept clips.
-        is_taken_down: by now.
+        split, num_clips: The split and the number of its kept clips.
+        is_taken_down: True when it is on the list of takedowns by now.
     """
 
     path: str
@@ -80,12 +80,12 @@ class RunData:
     """A snapshot that went into a run.
 
     Attributes:
-        number, id: of the snapshot.
-        is_gone: it was collected; nothing else but the line is known of it.
-        runs: ids of those that trained on it.
-        ancestors: the snapshots before it, nearest first.
-        subjects: split -> labels.
-        sources: those with kept clips, the training split first.
+        number, id: The number and the id of the snapshot.
+        is_gone: True when it was collected; nothing but its number and id is known then.
+        runs: The ids of the runs that trained on it.
+        ancestors: The snapshots before it, nearest first.
+        subjects: Split -> subject labels.
+        sources: The sources with kept clips, the training split first.
     """
 
     number: int
@@ -102,10 +102,10 @@ class UsedWeights:
     """Third-party weights that went into a run or into its data.
 
     Attributes:
-        name: of the entry in weights.toml.
-        sha256: of the file.
-        licence, is_noncommercial: of the entry, '' and None when it is no longer listed.
-        used_by: the runs, and the snapshots whose steps used it.
+        name: The entry in weights.toml.
+        sha256: The hash of the file.
+        licence, is_noncommercial: The terms of the entry, '' and None when it is no longer listed.
+        used_by: The runs, and the snapshots whose steps used it.
     """
 
     name: str
@@ -117,17 +117,17 @@ class UsedWeights:
 
 @dataclass(frozen=True, slots=True)
 class RunLineage:
-    """What went into a run.
+    """Everything that went into a run.
 
     Attributes:
-        name, kind: the name that was asked for, and that it means a run.
-        run: the run.
-        checkpoint: the file of it that was named, None when the run was.
-        parents: every run it descends from, nearest first.
-        children: ids of the runs that started from it.
-        data: each snapshot that it or a parent trained on, its own first.
-        weights: used in training or in making the data, by name.
-        gone: snapshots that were collected: what only they recorded is not in the answer.
+        name, kind: The name that was asked for, and the kind of thing that it means.
+        run: The run.
+        checkpoint: The file of it that was named, None when the run was.
+        parents: Every run it descends from, nearest first.
+        children: The ids of the runs that started from it.
+        data: Each snapshot that it or a parent trained on, its own first.
+        weights: The weights used in training or in making the data, by name.
+        gone: The collected snapshots; what only they recorded is not in the answer.
     """
 
     name: str
@@ -142,7 +142,11 @@ class RunLineage:
 
 
 def match_runs(history: History, name: str) -> list[Match[NamedRun]]:
-    """What `name` can mean: an id, its beginning or folder; the end of a path, `<run id>/<file>`; digits of a hash."""
+    """The runs and checkpoints that `name` can mean.
+
+    A run is called by its id, the beginning of it, or its folder; a checkpoint by the end of its path,
+    `<run id>/<file>`, or the first digits of its hash.
+    """
     found = []
     for run in history.runs.values():
         is_id = name.rstrip("/").rpartition("/")[2] == run.id
@@ -157,7 +161,7 @@ def match_runs(history: History, name: str) -> list[Match[NamedRun]]:
 
 
 def run_lineage(history: History, name: str, run: RunRecord, checkpoint: Checkpoint | None) -> RunLineage:
-    """What went into a run; `name` is what it, or its `checkpoint`, was called."""
+    """The lineage of a run; `name` is the name that was asked for, of the run or of its `checkpoint`."""
     parents, ancestors = _ancestry(history, run)
     line = [run, *ancestors]
     users: dict[str, list[RunRecord]] = {}
@@ -199,7 +203,7 @@ def _ancestry(history: History, run: RunRecord) -> tuple[list[ParentRun | LostPa
 
 
 def _data(history: History, runs: Sequence[RunRecord]) -> RunData:
-    """What the snapshot of these runs, which is one, held."""
+    """The data of these runs, which have one snapshot."""
     snapshot, number = history.snapshot_of(runs[0]), runs[0].snapshot_number
     sources = _sources(history, snapshot) if snapshot else ()
     subjects = {split: tuple(sorted({s.subject for s in sources if s.split == split})) for split in _SPLITS}

@@ -26,8 +26,8 @@ class ParentSnapshot:
     """A snapshot before another one.
 
     Attributes:
-        number, id: see storage.snapshot; the id is '' when nothing records it.
-        is_gone: it was collected.
+        number, id: See storage.snapshot; the id is '' when nothing records it.
+        is_gone: True when it was collected.
     """
 
     number: int
@@ -50,19 +50,19 @@ class ListedSource:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLineage:
-    """What a snapshot came from and what came of it.
+    """The origin of a snapshot, and everything that was made of it.
 
     Attributes:
-        name, kind: the name that was asked for, and that it means a snapshot.
-        number, id, dataset, created_at: of the snapshot; id and time are '' when nothing records them.
-        is_gone: it was collected.
-        is_latest: no later one is known.
-        parents: nearest first.
-        sources: state -> sources; empty when the snapshot is gone.
-        splits: split -> number of kept clips.
-        runs: made from it, directly or through parents, oldest first.
-        unknown_runs: of which no record says whether they were.
-        gone: snapshots that were collected: what only they recorded is not in the answer.
+        name, kind: The name that was asked for, and the kind of thing that it means.
+        number, id, dataset, created_at: See storage.snapshot; id and time are '' when nothing records them.
+        is_gone: True when it was collected.
+        is_latest: True when no later one is known.
+        parents: The snapshots before it, nearest first.
+        sources: State -> sources; empty when the snapshot is gone.
+        splits: Split -> number of kept clips.
+        runs: The runs made from it, directly or through parents, oldest first.
+        unknown_runs: The runs of which no record says whether they were.
+        gone: The collected snapshots; what only they recorded is not in the answer.
     """
 
     name: str
@@ -82,7 +82,7 @@ class SnapshotLineage:
 
 
 def match_snapshots(history: History, name: str) -> list[Match[int]]:
-    """What `name` can mean: 'latest', a number, or the first digits (6 or more) of an id; also of collected ones."""
+    """The snapshots, also collected ones, that `name` can mean: 'latest', a number, or 6 or more digits of an id."""
     if name == "latest":
         return [Match(number, True, "the latest snapshot") for number in [*history.snapshots][-1:]]
     ids = dict(history.gone) | {number: snapshot.id for number, snapshot in history.snapshots.items()}
@@ -95,7 +95,7 @@ def match_snapshots(history: History, name: str) -> list[Match[int]]:
 
 
 def snapshot_lineage(history: History, name: str, number: int) -> SnapshotLineage:
-    """What the snapshot of this number came from and what came of it; `name` is what it was called."""
+    """The lineage of the snapshot of this number; `name` is the name that was asked for."""
     snapshot = history.snapshots.get(number)
     snapshot_id = snapshot.id if snapshot else history.gone[number]
     first = {run.id: frozenset({"data"}) for run in history.runs.values() if run.key.snapshot == snapshot_id}

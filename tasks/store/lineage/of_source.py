@@ -28,12 +28,12 @@ class SourceSnapshot:
     """A snapshot that has a row of a source or holds it in a shard.
 
     Attributes:
-        number, id: of the snapshot.
-        paths: of the source there.
-        state: 'gone' when the file was gone and its clips still lie in the shard.
-        reason, detail: of the state.
-        splits, num_clips: of its kept clips.
-        shards: ids of those that hold it.
+        number, id: The number and the id of the snapshot.
+        paths: The paths of the source there.
+        state: The state of the source; 'gone' when the file was gone and its clips still lie in the shard.
+        reason, detail: The reason of the state.
+        splits, num_clips: The splits and the number of its kept clips.
+        shards: The ids of the shards that hold it.
     """
 
     number: int
@@ -52,8 +52,8 @@ class SourceClip:
     """A kept clip of a source.
 
     Attributes:
-        clip, name, split: see clips.parquet; the name is the latest one.
-        since, until: first and last number of a snapshot that keeps it in this split.
+        clip, name, split: See clips.parquet; the name is the latest one.
+        since, until: The first and the last number of a snapshot that keeps it in this split.
     """
 
     clip: str
@@ -68,8 +68,8 @@ class SourceRun(ReachedRun):
     """A run that a source reached.
 
     Attributes:
-        splits: in which it or one of its parents had the source.
-        is_trained_on: the training split is one of them.
+        splits: The splits in which it or one of its parents had the source.
+        is_trained_on: True when the training split is one of them.
     """
 
     splits: tuple[str, ...]
@@ -78,17 +78,17 @@ class SourceRun(ReachedRun):
 
 @dataclass(frozen=True, slots=True)
 class SourceLineage:
-    """Where a source is and was, and which runs saw it.
+    """The places of a source, now and before, and the runs that it reached.
 
     Attributes:
-        sha256: of its video file, '' when nothing records it.
-        source_ids, paths, subjects: all that it has or had.
-        takedown: its entry on the list, None when it is not withdrawn.
-        snapshots: those that have a row of it or hold it in a shard.
-        since, until: first and last number with a kept clip, None when there never was one.
-        clips: each kept clip.
-        runs: that it reached, oldest first.
-        unknown_runs: of which no record says whether it did.
+        sha256: The hash of its video file, '' when nothing records it.
+        source_ids, paths, subjects: All that it has or had.
+        takedown: Its entry on the list, None when it is not withdrawn.
+        snapshots: The snapshots that have a row of it or hold it in a shard.
+        since, until: The first and the last number with a kept clip, None when there never was one.
+        clips: Each kept clip.
+        runs: The runs that it reached, oldest first.
+        unknown_runs: The runs of which no record says whether it did.
     """
 
     sha256: str
@@ -109,9 +109,9 @@ class SourceAnswer:
     """The lineage of what a name of a source means.
 
     Attributes:
-        name, kind: the name that was asked for, and that it means a source.
-        sources: one for each content that the path has had.
-        gone: snapshots that were collected: what only they recorded is not in the answer.
+        name, kind: The name that was asked for, and the kind of thing that it means.
+        sources: One for each content that the path has had.
+        gone: The collected snapshots; what only they recorded is not in the answer.
     """
 
     name: str
@@ -121,7 +121,7 @@ class SourceAnswer:
 
 
 def match_stored_sources(history: History, name: str) -> list[Match[NamedSource]]:
-    """What `name` can mean among the sources of all snapshots; else among withdrawn ones, else among ids in shards."""
+    """The sources that `name` can mean: of all snapshots, else withdrawn ones, else those that only shards list."""
     found = match_sources(history.snapshots.values(), name) if name else []
     if found:
         return found
@@ -148,7 +148,7 @@ def content_of(entry: Takedown) -> Content:
 
 
 def source_lineage(history: History, content: Content) -> SourceLineage:
-    """Where a source is and was, and which runs saw it."""
+    """The lineage of the source with this content."""
     rows = {
         number: [row for row in source_rows(snapshot) if Content.of(row) == content]
         for number, snapshot in history.snapshots.items()
@@ -193,7 +193,7 @@ def _seen(rows: Mapping[int, Sequence[Mapping[str, str]]], column: str) -> tuple
 def _line(
     snapshot: Snapshot, rows: Sequence[Mapping[str, str]], clips: Sequence[Mapping[str, Any]], ids: Iterable[str]
 ) -> SourceSnapshot | None:
-    """What one snapshot has of a source, None when that is nothing."""
+    """The line of one snapshot, None when it has nothing of the source."""
     shards = shards_with(snapshot, ids)
     if not rows and not shards:
         return None
