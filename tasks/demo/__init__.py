@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.timelaw import FPS
+from storage.files import replace_durable
 from tasks.demo.animate import Animator
 from tasks.demo.motion import perform
 from tasks.demo.portrait import Portrait, load_portrait
@@ -97,7 +97,7 @@ def make_demo(
         # A list that was edited cannot reach outside of the root.
         if (root / path).resolve().is_relative_to(root.resolve()):
             (root / path).unlink(missing_ok=True)
-    _write_json(root / _MANIFEST, wanted | {"files": files})
+    replace_durable(root / _MANIFEST, json.dumps(wanted | {"files": files}, allow_nan=False).encode())
     return truth
 
 
@@ -137,7 +137,7 @@ def _make_take(root: Path, take: Take, seed: int, offset: int) -> None:
     curves = {name: np.round(values, 5).tolist() for name, values in asdict(motion).items()}
     about = asdict(take) | {"fps": str(take.fps), "seed": seed, "av_offset_frames": offset}
     still = {"landmarks": np.round(portrait.landmarks, 2).tolist(), "iod_px": round(portrait.iod_px, 3)}
-    _write_json(root / take.truth, about | curves | still)
+    replace_durable(root / take.truth, json.dumps(about | curves | still, allow_nan=False).encode())
 
 
 @cache
@@ -160,9 +160,3 @@ def _is_whole(root: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]
         return False
     sizes: Mapping[str, int] = manifest["files"]
     return all((root / path).is_file() and (root / path).stat().st_size == size for path, size in sizes.items())
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
-    partial.replace(path)

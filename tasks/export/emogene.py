@@ -72,7 +72,10 @@ def export_emogene(
         for row, clip in clips:
             writer.write(tree / "clips" / names[row["clip"]], row, clip)
             if has_frames:
-                _write_frames(snapshot, clip, tree / "clips" / names[row["clip"]] / "img")
+                folder, frames = tree / "clips" / names[row["clip"]] / "img", snapshot.frames(clip.shard)
+                folder.mkdir()
+                for index in range(clip.num_frames):
+                    (folder / f"{index:08d}.jpg").write_bytes(frames.jpeg(clip.clip, index))
             summary.add(row["split"], clip.num_frames)
             if progress:
                 progress()
@@ -98,7 +101,12 @@ class _ClipWriter:
     def __init__(self, snapshot: Snapshot, summary: ExportSummary) -> None:
         self._snapshot = snapshot
         self._arrays = array_files(snapshot)
-        self._crops = _crops(snapshot)
+        # Clip key -> source_to_crop [3, 3], of every clip of every shard.
+        self._crops: dict[str, NDArray[np.float64]] = {}
+        for shard in snapshot.body.shards:
+            table = read_table(snapshot.objects.path(shard.cut.key) / CLIPS_FILE, [CLIP_KEY.name, "source_to_crop"])
+            for at, clip in enumerate(table[CLIP_KEY.name].to_pylist()):
+                self._crops[clip] = to_numpy(table, "source_to_crop", at)
         ids, hashes = (snapshot.source_table[name].to_pylist() for name in ("source_id", "sha256"))
         self._hashes = dict(zip(ids, hashes, strict=True))
         summary.notes = absences(self._arrays)
@@ -150,20 +158,3 @@ class _ClipWriter:
             "files": files,
         }
         write_json(folder / "manifest.json", manifest)
-
-
-def _write_frames(snapshot: Snapshot, clip: ClipRef, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    frames = snapshot.frames(clip.shard)
-    for index in range(clip.num_frames):
-        (folder / f"{index:08d}.jpg").write_bytes(frames.jpeg(clip.clip, index))
-
-
-def _crops(snapshot: Snapshot) -> dict[str, NDArray[np.float64]]:
-    """Clip key -> source_to_crop [3, 3], of every clip of every shard."""
-    crops = {}
-    for shard in snapshot.body.shards:
-        table = read_table(snapshot.objects.path(shard.cut.key) / CLIPS_FILE, [CLIP_KEY.name, "source_to_crop"])
-        clips = table[CLIP_KEY.name].to_pylist()
-        crops |= {clip: to_numpy(table, "source_to_crop", row) for row, clip in enumerate(clips)}
-    return crops

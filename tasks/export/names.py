@@ -32,21 +32,19 @@ def export_names(rows: Sequence[Mapping[str, Any]], rename: Callable[[str], str]
     times: dict[str, int] = {}
     for name in names.values():
         times[name.casefold()] = times.get(name.casefold(), 0) + 1
-    return {
-        clip: name if times[name.casefold()] == 1 else _marked(name, sha256(clip.encode()).hexdigest()[:8])
-        for clip, name in names.items()
-    }
+    for clip, name in names.items():
+        if times[name.casefold()] > 1:
+            mark = sha256(clip.encode()).hexdigest()[:8]
+            base, hash_sign, number = name.rpartition("#")
+            # The mark stands before a last `#k`, which stays a number.
+            is_segment = hash_sign and "#" not in base
+            names[clip] = f"{base}~{mark}#{number}" if is_segment else f"{name}~{mark}"
+    return names
 
 
 def renamed(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, str]:
     """Exported name -> name in the snapshot, of the clips whose names differ."""
     return {names[row["clip"]]: row["name"] for row in rows if names[row["clip"]] != row["name"]}
-
-
-def _marked(name: str, mark: str) -> str:
-    """`name~mark`, the mark before a last `#k`, which stays a number."""
-    base, hash_sign, number = name.rpartition("#")
-    return f"{base}~{mark}#{number}" if hash_sign and base.count("#") == 0 else f"{name}~{mark}"
 
 
 def _percent(char: str) -> str:

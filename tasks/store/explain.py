@@ -48,6 +48,17 @@ class ExplainedClip:
     thresholds: Mapping[str, Mapping[str, float | None]]
     why: ReasonText | None
 
+    @staticmethod
+    def of(row: Mapping[str, Any], limits: Mapping[str, Mapping[str, float | None]]) -> "ExplainedClip":
+        """The clip of a row of clips.parquet; limits: the dataset's thresholds."""
+        scores = {name: value for name, value in row.items() if isinstance(value, float) and name != "start_s"}
+        return ExplainedClip(
+            **{name: row[name] for name in _CLIP_FACTS},
+            scores=scores,
+            thresholds={name: limits[name] for name in limits if name in scores},
+            why=reason_text(row["reason"]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedSource:
@@ -117,25 +128,14 @@ def explain(snapshot: Snapshot, name: str) -> Explanation:
     meant = the_one(found, name, vocabulary)
     sources = _rows(snapshot.source_table, "path", meant.paths)
     clips = _rows(snapshot.clip_table, "source_id", {row["source_id"] for row in sources} - {""})
-    explained = []
+    explained, limits = [], snapshot.body.config["thresholds"]
     for row in sources:
         is_twin = row["state"] == State.DUPLICATE.value
         own = [clip for clip in clips if clip["source_id"] == row["source_id"] and not is_twin]
-        wanted = tuple(_clip(snapshot, clip) for clip in own if not meant.clips or clip["clip"] in meant.clips)
+        wanted = tuple(ExplainedClip.of(clip, limits) for clip in own if not meant.clips or clip["clip"] in meant.clips)
         explained.append(ExplainedSource(**row, clips=wanted, why=reason_text(row["reason"])))
     return Explanation(snapshot.body.number, tuple(explained))
 
 
 def _rows(table: pa.Table, column: str, values: frozenset[str] | set[str]) -> list[dict[str, Any]]:
     return table.filter(pc.field(column).isin(pa.array(sorted(values), pa.string()))).to_pylist()
-
-
-def _clip(snapshot: Snapshot, row: Mapping[str, Any]) -> ExplainedClip:
-    limits = snapshot.body.config["thresholds"]
-    scores = {name: value for name, value in row.items() if isinstance(value, float) and name != "start_s"}
-    return ExplainedClip(
-        **{name: row[name] for name in _CLIP_FACTS},
-        scores=scores,
-        thresholds={name: limits[name] for name in limits if name in scores},
-        why=reason_text(row["reason"]),
-    )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storage.records import State
-from storage.snapshot import Snapshot
 from storage.store_layout import snapshot_digits
+from storage.takedowns import Takedowns
 from tasks.store.lineage.history import (
     GoneSnapshot,
     History,
@@ -46,6 +46,15 @@ class ListedSource:
     reason: str
     detail: str
     is_taken_down: bool
+
+    @staticmethod
+    def of(row: Mapping[str, str], takedowns: Takedowns) -> "ListedSource":
+        """The source of a row of sources.parquet."""
+        return ListedSource(
+            path=row["path"], source_id=row["source_id"], sha256=row["sha256"], subject=row["subject"],
+            reason=row["reason"], detail=row["detail"],
+            is_taken_down=takedowns.of(row["sha256"], row["source_id"]) is not None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,9 @@ def snapshot_lineage(history: History, name: str, number: int) -> SnapshotLineag
     snapshot_id = snapshot.id if snapshot else history.gone[number]
     first = {run.id: frozenset({"data"}) for run in history.runs.values() if run.key.snapshot == snapshot_id}
     reached = spread(history, first)
+    sources: dict[str, list[ListedSource]] = {state.value: [] for state in State} if snapshot else {}
+    for row in source_rows(snapshot) if snapshot else ():
+        sources[row["state"]].append(ListedSource.of(row, history.takedowns))
     return SnapshotLineage(
         name=name,
         kind="snapshot",
@@ -110,7 +122,7 @@ def snapshot_lineage(history: History, name: str, number: int) -> SnapshotLineag
         is_latest=number == max((*history.snapshots, *history.gone)),
         created_at=snapshot.created_at if snapshot else "",
         parents=parents_of(history, number),
-        sources=_sources(history, snapshot) if snapshot else {},
+        sources={state: tuple(found) for state, found in sources.items()},
         splits=snapshot.body.splits if snapshot else {},
         runs=tuple(
             run_line(ReachedRun, history, run, is_direct=run.id in first, through=through(history, run, reached))
@@ -129,16 +141,3 @@ def parents_of(history: History, number: int) -> tuple[ParentSnapshot, ...]:
         ParentSnapshot(n, kept[n].id if n in kept else history.gone[n], n not in kept)
         for n in range(number - 1, 0, -1)
     )  # fmt: skip
-
-
-def _sources(history: History, snapshot: Snapshot) -> dict[str, tuple[ListedSource, ...]]:
-    found: dict[str, list[ListedSource]] = {state.value: [] for state in State}
-    for row in source_rows(snapshot):
-        is_taken_down = history.takedowns.of(row["sha256"], row["source_id"]) is not None
-        found[row["state"]].append(
-            ListedSource(
-                path=row["path"], source_id=row["source_id"], sha256=row["sha256"], subject=row["subject"],
-                reason=row["reason"], detail=row["detail"], is_taken_down=is_taken_down,
-            )
-        )  # fmt: skip
-    return {state: tuple(sources) for state, sources in found.items()}
