@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from storage.files import replace_durable
+from storage.timelaw import FPS
 from tasks.demo.animate import Animator
 from tasks.demo.motion import perform
 from tasks.demo.portrait import Portrait, load_portrait

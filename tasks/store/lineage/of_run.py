@@ -241,7 +241,7 @@ def _weights(history: History, line: Sequence[RunRecord]) -> tuple[UsedWeights, 
         refs = [ref for shard in snapshot.body.shards[:1] for ref in (shard.cut, *shard.features.values())]
         inputs = [snapshot.objects.manifest(ref.key).key_inputs.get("weights", {}) for ref in refs]
         for name, digest in {pair for found in inputs for pair in found.items()}:
-            used.setdefault((name, digest.removeprefix(_UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
+            used.setdefault((name, digest.removeprefix(UNPINNED)), []).append(f"snapshot {snapshot.body.number}")
     listed = weights.listed()
     return tuple(
         UsedWeights(
