@@ -77,7 +77,7 @@ def absences(arrays: Sequence[ArrayFile]) -> list[str]:
 
 def snapshot_shape_model(snapshot: Snapshot) -> ShapeModel | str:
     """The shape model that the snapshot's face3d was fitted with, or why it cannot be loaded here."""
-    from tasks.face3d.load import load_shape_model
+    from tasks.face3d import load_shape_model
     from tasks.features.face3d import Params
 
     params = Params.model_validate(snapshot.body.config["features"].get("face3d") or {})
