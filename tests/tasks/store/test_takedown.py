@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import snapshot as snapshots
@@ -477,6 +477,7 @@ def source(number: int) -> Source:
     return Source(name, name.encode().hex(), "x", name, "A", {}, 1, f"{number:064x}", 60.0)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # slow is the machine, when it is busy
 @given(
     st.sets(st.integers(0, 30), min_size=1), st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)),
     st.floats(0.5, 20),
