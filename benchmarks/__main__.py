@@ -10,7 +10,7 @@ import sys
 
 from benchmarks.table import Row, conditions, markdown
 
-_MODULES = ("pipeline", "workers", "overhead", "scale", "face3d", "edtalk_animate")
+_MODULES = ("commands", "pipeline", "workers", "overhead", "scale", "face3d", "edtalk_animate")
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def _cpu(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _decode(path: Path) -> int:
-    """Decodes every picture and packet of sound, uses nothing; returns the number of pictures."""
+    """Decodes every frame, uses none; returns their number."""
     import av
 
     with av.open(str(path)) as container:

@@ -104,7 +104,7 @@ _NAMES = {
 
 
 def _build(folder: Path) -> dict[str, float]:
-    """Commits a cut and all features of every shard; nothing is synced to disk, for this store is not kept."""
+    """Commits a cut and all features of every shard; nothing is synced to disk, because this store is not kept."""
     from flows.pipeline.prepare import plan_work, unlocked_run
     from storage.snapshot import bind_store
 
@@ -284,7 +284,7 @@ def _commit_feature(
 
 @cache
 def _table_bytes(columns: tuple[Column, ...], num_rows: int) -> bytes:
-    """A table of short random rows; every shard of this size gets the same, for nobody compares them."""
+    """A table of short random rows; every shard of this size gets the same one."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         rows = ({column.name: _value(rng, column) for column in columns} for _ in range(num_rows))

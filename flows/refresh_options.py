@@ -6,14 +6,14 @@ from pydantic import BaseModel
 
 
 class RefreshOptions(BaseModel):
-    """What a refresh can be told.
+    """Options of a refresh.
 
     Attributes:
-        dataset: block of datasets.yaml.
+        dataset: name of its block in datasets.yaml.
         store: folder of the dataset's store.
         catalog: another datasets.yaml.
         workers, scheduler, worker_memory: see flows.execution.dask_cluster.make_runner.
-        limit: at most this many sources that the parent snapshot does not know.
+        limit: at most this many sources that are new since the parent snapshot.
         retry_failed: leave new sources aside, work on those that failed in the last run.
         wait_s: how long to wait for another writer.
         has_server: False does the work without Prefect.

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the command unwinds from wherever it is, in a given time, and exits with 128 + the number."""
+"""SIGINT and SIGTERM: the command unwinds within a given time, and exits with 128 + the number of the signal."""
 
 import os
 import signal
@@ -7,10 +7,10 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived. No KeyboardInterrupt, which typer and prefect answer in ways of their own.
+    """SIGINT or SIGTERM arrived. Not a KeyboardInterrupt, which typer and prefect handle in ways of their own.
 
     Attributes:
-        code: of the exit, 128 + the signal's number.
+        code: exit code, 128 + the signal's number.
     """
 
     def __init__(self, code: int) -> None:
@@ -22,7 +22,7 @@ def raise_on_signals(grace_s: float) -> None:
     """From now on a signal raises Stopped in the main thread, once; a second one ends the process at once.
 
     Args:
-        grace_s: what has not been stopped by then dies with the process.
+        grace_s: the process ends after this time, whatever has not been stopped by then.
     """
 
     def unwind(number: int, frame: FrameType | None) -> None:

@@ -196,6 +196,6 @@ class FanOut:
             members = tuple(member for member in item.members if member.source_id in cut.source_ids)
             is_whole = len(members) == len(item.members)
             shard = item.shard if is_whole else Shard.of(cut.source_ids, item.shard.minutes)
-            # Each came through the network with its own copy of the list; a large dataset has many steps.
+            # Each came over the network with its own copy of the list; a large dataset has many steps.
             shared = {step: replace(result, source_ids=cut.source_ids) for step, result in done.items()}
             self.computed.results.append(ShardResults(shard, members, cut, shared))

@@ -1,4 +1,4 @@
-"""The steps as Prefect tasks: thin covers that name the run and pin the threads; the work is in `tasks`."""
+"""The steps as Prefect tasks: thin wrappers that name the run and pin the threads; the work is in `tasks`."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Whether the cluster can do the work at all: workers that are there, stay there, and offer what steps ask for."""
+"""Checks that the cluster has workers, keeps them, and that they offer the resources that steps ask for."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -16,10 +16,10 @@ _LOOK_S = 10.0
 
 
 def require_workers(client: Client, resources: Mapping[str, Mapping[str, float]]) -> None:
-    """Returns when a worker is there.
+    """Waits for a first worker.
 
     Args:
-        client: of the cluster.
+        client: the cluster's client.
         resources: step -> what it asks of a worker.
 
     Raises:
@@ -44,7 +44,7 @@ def require_workers(client: Client, resources: Mapping[str, Mapping[str, float]]
 
 
 def wait_for_one(client: Client, futures: Sequence[Future]) -> Collection[Future]:
-    """Those of the futures that are done, at least one.
+    """Waits until one of the futures is done; returns all that are.
 
     Raises:
         ServiceLost: all workers are gone and none came back.

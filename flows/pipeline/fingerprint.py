@@ -23,7 +23,7 @@ from tasks.inventory import Inventory
 def remember_fingerprint(
     store: Path, dataset: Dataset, inventory: Inventory, snapshot: Snapshot, is_complete: bool
 ) -> None:
-    """Writes down that `snapshot` answers this fingerprint; with failed sources nothing is remembered."""
+    """Records that `snapshot` is the result for this fingerprint; with failed sources nothing is recorded."""
     file = last_refresh_file(store)
     make_dir(file.parent)
     content = {"fingerprint": _fingerprint(dataset, inventory), "snapshot": snapshot.id}

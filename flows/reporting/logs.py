@@ -1,4 +1,4 @@
-"""Logs: quiet on the terminal, whole in Prefect's API, where the UI shows them."""
+"""Logs: none on the terminal, all of them in Prefect's API, where the UI shows them."""
 
 import logging
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 def silence_console() -> None:
     """Takes Prefect's terminal handlers off every logger of this process; its API handlers stay.
 
-    Prefect's own troubles with the server go nowhere either: the run itself notices, and says so in one line.
+    Messages about a lost connection to the server are dropped, too: the run itself fails, with one line.
     """
     logging.lastResort, logging.raiseExceptions = None, False
     for name in (None, *logging.root.manager.loggerDict):
