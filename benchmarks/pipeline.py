@@ -27,10 +27,10 @@ from storage.objects import ObjectStore
 from tasks import features
 from tasks.cut import cut_shard
 from tasks.extract import extract_shard
-from tasks.inventory import header_seconds, take_inventory
+from tasks.inventory import take_inventory
 from tasks.media.audio import read_audio
 from tasks.media.encode import VideoFormat, VideoWriter
-from tasks.media.video import iter_slots
+from tasks.media.video import header_seconds, iter_slots
 from tasks.shard_work import resolve_features
 
 REPEATS = 3

@@ -207,7 +207,7 @@ class FrameStore:
         Raises:
             IndexError: the clip has no such frame.
         """
-        import cv2  # not at the top: reading a snapshot's lists must be quick, see tests/flows/cli/test_imports.py
+        import cv2
 
         image = cv2.imdecode(np.frombuffer(self.jpeg(clip, index), np.uint8), cv2.IMREAD_COLOR)
         if image is None:

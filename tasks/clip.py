@@ -1,9 +1,9 @@
-"""Clip: what an extractor sees of one clip, read from the committed shard."""
+"""Clip: what an extractor receives of one clip, read from the committed shard; light until a frame is decoded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,15 +47,17 @@ class Clip:
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """Stored frame `index` as [S, S, 3] RGB uint8."""
-        return cv2.cvtColor(self._decode(index, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # pyright: ignore[reportReturnType]
+        return self._decode(index, "RGB")
 
     def gray(self, index: int) -> NDArray[np.uint8]:
         """Stored frame `index` as [S, S] luma uint8."""
-        return self._decode(index, cv2.IMREAD_GRAYSCALE)
+        return self._decode(index, "gray")
 
-    def _decode(self, index: int, flag: int) -> NDArray[np.uint8]:
+    def _decode(self, index: int, colours: Literal["RGB", "gray"]) -> NDArray[np.uint8]:
+        import cv2
+
         data = np.frombuffer(self.read_jpeg(index), dtype=np.uint8)
-        image = cv2.imdecode(data, flag)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR if colours == "RGB" else cv2.IMREAD_GRAYSCALE)
         if image is None:
             raise ValueError(f"clip {self.key}: frame {index} is not a JPEG; run `talkset verify`")
-        return image  # pyright: ignore[reportReturnType]
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if colours == "RGB" else image  # pyright: ignore[reportReturnType]

@@ -35,8 +35,8 @@ from storage.objects import ObjectStore
 from storage.records import Source, Span, StepResult
 from storage.tables import read_table, write_table
 from storage.timelaw import FPS, num_samples
-from tasks.faces.backend import FaceBackend, load_backend
-from tasks.faces.track import FaceTracker, TrackParams
+from tasks.faces.backend import FaceBackend, TrackParams, load_backend
+from tasks.faces.track import FaceTracker
 from tasks.geometry import crop_square, face_box, transform_points
 from tasks.media.audio import AudioTrack, cut_audio, read_audio
 from tasks.media.container import MediaLimits

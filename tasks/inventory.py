@@ -87,13 +87,6 @@ def require_root(dataset: Dataset) -> Path:
     return root
 
 
-def header_seconds(path: Path) -> float:
-    """Length of a video as its header tells, 0.0 when it tells nothing; opens the file, decodes no picture."""
-    from tasks.media.video import header_seconds as read_header
-
-    return read_header(path)
-
-
 def escape_path(path: str) -> str:
     r"""`path` as printable text: bytes that are no UTF-8 and control characters become \xNN, a backslash doubles."""
     out = []

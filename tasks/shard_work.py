@@ -12,7 +12,7 @@ from storage.objects import ObjectStore
 from storage.records import Member, Shard, Source, StepResult
 from storage.tables import read_table
 from tasks import features
-from tasks.faces.track import TrackParams
+from tasks.faces.backend import TrackParams
 from tasks.plan import Plan
 from tasks.step_keys import cut_key, feature_key
 

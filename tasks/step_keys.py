@@ -15,7 +15,7 @@ from storage.cut_tables import CLIP_COLUMNS, SOURCE_COLUMNS, TRACK_COLUMNS
 from storage.keys import canonical_json, library_versions, object_key, sha256_hex
 from storage.records import Member
 from storage.weights import fingerprint
-from tasks.faces.backend import backend_facts
+from tasks.faces.backend import TrackParams, backend_facts
 
 CUT_VERSION = 1
 _TASKS = Path(__file__).parent
@@ -30,10 +30,11 @@ _CUT_LIBRARIES = ("av", "numpy", "numba", "opencv-python", "soxr")
 def cut_key(dataset: Dataset, members: Sequence[Member]) -> tuple[str, dict[str, Any]]:
     """Key of the cut of these sources together, and its inputs: contents, rules, backend, code, libraries, weights."""
     facts = backend_facts(dataset.face.backend)
+    tracking = TrackParams.model_validate(dataset.face.tracking)
     inputs = {
         "sources": [[member.source_id, _layout_rule(dataset, member)] for member in members],
         "crop": dataset.crop.model_dump(),
-        "face": dataset.face.model_dump(),
+        "face": dataset.face.model_dump() | {"tracking": tracking.model_dump()},
         # How long reading may take decides what fails, not what is made.
         "limits": dataset.limits.model_dump(exclude={"max_wall_s"}),
         "code": code_digest(CUT_CODE_FILES + facts.code_files),

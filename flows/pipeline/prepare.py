@@ -27,7 +27,7 @@ from storage.records import Source
 from storage.snapshot import Snapshot
 from storage.store_layout import hash_cache_file
 from storage.takedowns import load_takedowns
-from tasks.inventory import Inventory, header_seconds, take_inventory
+from tasks.inventory import Inventory, take_inventory
 from tasks.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def read_inventory(dataset: Dataset, store: Path) -> Inventory:
         PreflightError: there are none. An empty tree is far more often a disk that is not mounted than a wish to
             publish nothing.
     """
-    cache = HashCache(hash_cache_file(store), header_seconds)
+    cache = HashCache(hash_cache_file(store), _header_seconds)
     inventory = take_inventory(dataset, cache, load_takedowns(store))
     cache.save()
     if not inventory.sources:
@@ -168,6 +168,13 @@ def read_inventory(dataset: Dataset, store: Path) -> Inventory:
             f"{inventory.num_not_selected} not selected); is it mounted? patterns: {patterns}"
         )
     return inventory
+
+
+def _header_seconds(path: Path) -> float:
+    # The codec is loaded only where there is a new or changed file.
+    from tasks.media.video import header_seconds
+
+    return header_seconds(path)
 
 
 def plan_work(run: Run) -> Work:

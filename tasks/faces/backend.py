@@ -1,4 +1,4 @@
-"""FaceBackend: the interface of a face detector with 68 landmarks.
+"""FaceBackend: the interface of a face detector with 68 landmarks; and the parameters of the tracker.
 
 A backend is a module in this folder with a function `load() -> FaceBackend` and three constants with all that its
 numbers depend on: CODE_FILES (files in tasks/), LIBRARIES (distributions), WEIGHT_FILES (names in
@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import ConfigError
 
@@ -52,6 +53,34 @@ class FaceBackend(Protocol):
     def landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> NDArray[np.float32]:
         """68 landmarks (iBUG order) of the face in `box`: float32 [68, 2] px, with fractions."""
         ...
+
+
+class TrackParams(BaseModel):
+    """Parameters of the tracking.
+
+    Attributes:
+        detect_every: a followed face is verified at least every so many frames.
+        discover_every: a whole frame is searched for new faces at least every so many frames.
+        min_face_px: side of the smallest face box to find; None: 15 % of the frame's shorter side, at least 56.
+        max_gap_frames: a face missing for at most so many frames, then found at about the same place, keeps its track.
+        cut_threshold: mean absolute gray difference between frames that makes a scene cut (inside shots of real clips
+            at most 16; cuts between them 26 to 99).
+        max_flash_frames: an image that comes back within so many frames was interrupted by a flash, not cut.
+        max_jump: RMS landmark movement from frame to frame in RMS radii, above which it is not the same face (real,
+            fast: 0.47).
+        max_shape_change: RMS change of the landmarks' shape (position, size and roll removed), likewise (real: 0.14).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detect_every: int = Field(default=25, ge=1)
+    discover_every: int = Field(default=250, ge=1)
+    min_face_px: int | None = Field(default=None, ge=8)
+    max_gap_frames: int = Field(default=25, ge=0)
+    cut_threshold: float = Field(default=22.0, gt=0)
+    max_flash_frames: int = Field(default=3, ge=0, le=12)
+    max_jump: float = Field(default=0.6, gt=0)
+    max_shape_change: float = Field(default=0.2, gt=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,10 @@ HOG windows are 80 px wide, so an image is searched at the scale that makes the 
 and a tracked face is verified on a small crop around it: the cost then does not depend on the frame size.
 """
 
-import cv2
-import dlib
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.faces.backend import Detection
-from tasks.faces.predictor68 import Predictor68
 from tasks.geometry import iou
 
 CODE_FILES = ("faces/dlib.py", "faces/predictor68.py")
@@ -43,6 +40,10 @@ class DlibBackend:
         Raises:
             WeightsError: the predictor file is absent.
         """
+        import dlib
+
+        from tasks.faces.predictor68 import Predictor68
+
         self._predictor = Predictor68()
         self._detector = dlib.get_frontal_face_detector()  # pyright: ignore[reportAttributeAccessIssue]
         self.identity = {"name": self.name, "version": f"dlib {dlib.__version__}", "sha256": self._predictor.sha256}  # pyright: ignore[reportAttributeAccessIssue]
@@ -55,6 +56,8 @@ class DlibBackend:
 
     def verify(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> bool:
         """Whether HOG, with a lowered threshold, finds a face of about this place and size in the crop around `box`."""
+        import cv2
+
         side = max(float(max(box[2] - box[0], box[3] - box[1])), 1.0)
         reach = round(side * (0.5 + VERIFY_MARGIN))
         x, y = (round(float(v)) for v in ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
@@ -88,6 +91,8 @@ def load(_device: str | None = None) -> DlibBackend:
 
 def _resized(gray: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
     """The image at `scale`, antialiased when it shrinks."""
+    import cv2
+
     height, width = gray.shape
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

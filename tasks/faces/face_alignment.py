@@ -10,7 +10,6 @@ Papers: Zhang et al., "S3FD: Single Shot Scale-invariant Face Detector" (ICCV 20
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,6 +69,8 @@ class FaceAlignmentBackend:
 
     def detect(self, gray: NDArray[np.uint8], min_face_px: int) -> list[Detection]:
         """Every face of at least `min_face_px`, surest first."""
+        import cv2
+
         scale = min(1.0, SEARCH_FACE_PX / max(min_face_px, 1))
         height, width = gray.shape
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -199,6 +200,8 @@ def _fan_square(box: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
 
 def _square(gray: NDArray[np.uint8], centre: NDArray[np.float64], side: float, size: int) -> NDArray[np.uint8]:
     """Square of `side` px around `centre`, scaled to [size, size]; black outside the image."""
+    import cv2
+
     step = side / size
     corner = centre - side / 2 + step / 2
     to_source = np.array([[step, 0, corner[0]], [0, step, corner[1]]])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -148,6 +147,8 @@ class MediapipeBackend:
 
     def landmarks(self, gray: NDArray[np.uint8], box: NDArray[np.floating]) -> NDArray[np.float32]:
         """The face nearest to `box` in a crop around it: float32 [68, 2] px, NaN when there is none."""
+        import cv2
+
         side = max(float(box[2] - box[0]), 1.0)
         corner = np.floor((np.asarray(box[:2], np.float64) + box[2:]) / 2 - side * (0.5 + CROP_MARGIN))
         scale, size = CROP_FACE_PX / side, round(CROP_FACE_PX * (1 + 2 * CROP_MARGIN))

@@ -13,9 +13,8 @@ from itertools import pairwise
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.faces.backend import FaceBackend
+from tasks.faces.backend import FaceBackend, TrackParams
 from tasks.faces.cuts import CutFinder, Cuts
 from tasks.geometry import hog_box, iou
 
@@ -24,34 +23,6 @@ MIN_FACE_FLOOR_PX = 56  # ... but at least this
 SAME_FACE_IOU = 0.3  # boxes this close are one face: two heads cannot be, unless one hides the other
 NEAR_SIDES = 0.75  # a lost face comes back within this many box sides of where it was last seen ...
 NEAR_SCALE = 1.6  # ... and at most this much larger or smaller
-
-
-class TrackParams(BaseModel):
-    """Parameters of the tracking.
-
-    Attributes:
-        detect_every: a followed face is verified at least every so many frames.
-        discover_every: a whole frame is searched for new faces at least every so many frames.
-        min_face_px: side of the smallest face box to find; None: 15 % of the frame's shorter side, at least 56.
-        max_gap_frames: a face missing for at most so many frames, then found at about the same place, keeps its track.
-        cut_threshold: mean absolute gray difference between frames that makes a scene cut (inside shots of real clips
-            at most 16; cuts between them 26 to 99).
-        max_flash_frames: an image that comes back within so many frames was interrupted by a flash, not cut.
-        max_jump: RMS landmark movement from frame to frame in RMS radii, above which it is not the same face (real,
-            fast: 0.47).
-        max_shape_change: RMS change of the landmarks' shape (position, size and roll removed), likewise (real: 0.14).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    detect_every: int = Field(default=25, ge=1)
-    discover_every: int = Field(default=250, ge=1)
-    min_face_px: int | None = Field(default=None, ge=8)
-    max_gap_frames: int = Field(default=25, ge=0)
-    cut_threshold: float = Field(default=22.0, gt=0)
-    max_flash_frames: int = Field(default=3, ge=0, le=12)
-    max_jump: float = Field(default=0.6, gt=0)
-    max_shape_change: float = Field(default=0.2, gt=0)
 
 
 @dataclass(frozen=True, slots=True)

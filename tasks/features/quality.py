@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -138,6 +137,8 @@ def _pixel_scores(clip: Clip, boxes: NDArray[np.float32], stride: int) -> dict[s
 
 def _face_pixels(gray: NDArray[np.uint8], box: NDArray[np.float32]) -> tuple[float, float, float]:
     """Sharpness, brightness and contrast of the part of `gray` inside `box`; NaN when hardly any of it is."""
+    import cv2
+
     x0, y0 = np.maximum(np.floor(box[:2]), 0).astype(int)
     x1, y1 = np.maximum(np.ceil(box[2:]) + 1, 0).astype(int)
     face = gray[y0:y1, x0:x1]

@@ -8,8 +8,8 @@ import torch
 
 from storage.errors import WeightsError
 from tasks.faces import face_alignment
-from tasks.faces.backend import load_backend
-from tasks.faces.track import FaceTracker, TrackParams
+from tasks.faces.backend import TrackParams, load_backend
+from tasks.faces.track import FaceTracker
 from tasks.geometry import face_box, hog_box, iou
 
 

@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from tasks.faces.backend import Detection
+from tasks.faces.backend import Detection, TrackParams
 from tasks.faces.predictor68 import Predictor68
-from tasks.faces.track import FaceTracker, TrackParams
+from tasks.faces.track import FaceTracker
 from tasks.geometry import hog_box, iou
 from tests.tasks.faces.conftest import FACE_CLIPS
 
