@@ -68,7 +68,7 @@ def show_outcome(outcome: "RefreshOutcome") -> None:
     for source, error in outcome.failed.items():
         print(f"failed {source}: {error}; see `talkset explain {source}`")
     for system, decision in (outcome.training or {}).items():
-        print(f"training {system}: {decision['action']} ({'; '.join(decision['reasons'])})")
+        print(f"training {system}: {decision.action} ({'; '.join(decision.reasons)})")
     print(f"report: {report_folder(Path(outcome.store), outcome.number) / 'index.html'}")
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from storage import snapshot as snapshots
 from storage.records import State
 from storage.snapshot import Snapshot
 from tasks.store.diff import diff_snapshots
+
+if TYPE_CHECKING:
+    from flows.pipeline.start_training import TrainingStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class RefreshOutcome:
         skipped_features: extractor -> why it did not run.
         failed: path -> error of every failed source.
         changes: 'added', 'changed', 'renamed' and 'removed' sources since the parent; empty without a new snapshot.
-        training: system -> its decision, see flows.pipeline.start_training; only with --train.
+        training: system -> what the gate decided and started; only with --train.
         seconds: wall time of the command.
     """
 
@@ -40,7 +43,7 @@ class RefreshOutcome:
     skipped_features: Mapping[str, str]
     failed: Mapping[str, str]
     changes: Mapping[str, list[str]]
-    training: Mapping[str, Any] | None = None
+    training: Mapping[str, "TrainingStart"] | None = None
     seconds: float | None = None
 
 

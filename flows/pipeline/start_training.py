@@ -3,7 +3,8 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from flows.pipeline.gate import Decision, LastTraining, MachineResources, facts_of, should_train
 from flows.refresh_options import RefreshOptions
@@ -18,24 +19,41 @@ from storage.stores import STORES, is_known
 _GIB = 1 << 30
 
 
-def hand_off(snapshot: Snapshot, dataset: Dataset, options: RefreshOptions) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class TrainingStart:
+    """Result of the hand-off for one system.
+
+    Attributes:
+        action: 'started' a flow run, 'trained' in this process, or 'not started'.
+        reasons: of the gate.
+        runs: ids of the runs of the stages, when it was trained.
+        flow_run, name: id and name of the flow run, when one was started.
+    """
+
+    action: Literal["started", "trained", "not started"]
+    reasons: tuple[str, ...]
+    runs: tuple[str, ...] | None = None
+    flow_run: str | None = None
+    name: str | None = None
+
+
+def hand_off(snapshot: Snapshot, dataset: Dataset, options: RefreshOptions) -> dict[str, TrainingStart]:
     """Decides for every system of `dataset.training`, and starts the trainings that pass the gate.
 
     With a server that has the deployments, training is a flow run of its own; otherwise it runs in this process.
 
     Returns:
-        System -> action ('started', 'trained' or 'not started'), reasons, and what was started.
+        System -> its result.
 
     Raises:
         ConfigError: `dataset.training` names a system or stage that does not exist.
     """
-    decisions = decide(snapshot, dataset.training)
-    answers = {}
-    for system, decision in decisions.items():
+    starts = dict[str, TrainingStart]()
+    for system, decision in decide(snapshot, dataset.training).items():
         run_logger().info("training %s: %s (%s)", system, "go" if decision.is_go else "no", "; ".join(decision.reasons))
-        started = _start(system, snapshot, dataset.training, options) if decision.is_go else {"action": "not started"}
-        answers[system] = {**started, "reasons": list(decision.reasons)}
-    return answers
+        start = TrainingStart("not started", decision.reasons)
+        starts[system] = _start(start, system, snapshot, dataset.training, options) if decision.is_go else start
+    return starts
 
 
 def decide(snapshot: Snapshot, policy: TrainingRule) -> dict[str, Decision]:
@@ -96,7 +114,10 @@ def missing_needs(system: str, policy: TrainingRule, features: frozenset[str]) -
     return list(lines)
 
 
-def _start(system: str, snapshot: Snapshot, policy: TrainingRule, options: RefreshOptions) -> Mapping[str, Any]:
+def _start(
+    start: TrainingStart, system: str, snapshot: Snapshot, policy: TrainingRule, options: RefreshOptions
+) -> TrainingStart:
+    """Starts a training; `start` with the action and its results filled in."""
     parameters: dict[str, Any] = {
         "system": system, "snapshot": snapshot.id, "preset": policy.preset, "stages": policy_stages(system, policy),
     }  # fmt: skip
@@ -104,14 +125,15 @@ def _start(system: str, snapshot: Snapshot, policy: TrainingRule, options: Refre
     stores = os.pathsep.join(filter(None, (str(snapshot.store.absolute()), os.environ.get(STORES, ""))))
     environment = {} if is_known(snapshot) else {STORES: stores}
     if options.has_server and _has_deployment(system):
-        return _start_deployment(snapshot, {**parameters, "stages": parameters["stages"] or None}, environment)
+        flow_run = _start_deployment(snapshot, {**parameters, "stages": parameters["stages"] or None}, environment)
+        return replace(start, action="started", flow_run=str(flow_run.id), name=flow_run.name)
     from flows.train import train, train_stages
     from flows.train_options import TrainOptions
 
     os.environ |= environment
     parameters["is_quiet"] = options.is_quiet
     result: Any = train(**parameters) if options.has_server else train_stages(TrainOptions(**parameters))
-    return {"action": "trained", "runs": [stage.run for stage in result.stages]}
+    return replace(start, action="trained", runs=tuple(stage.run for stage in result.stages))
 
 
 def _has_deployment(system: str) -> bool:
@@ -126,9 +148,7 @@ def _has_deployment(system: str) -> bool:
     return True
 
 
-def _start_deployment(
-    snapshot: Snapshot, parameters: Mapping[str, Any], environment: Mapping[str, str]
-) -> Mapping[str, Any]:
+def _start_deployment(snapshot: Snapshot, parameters: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     """Starts a flow run of the system's deployment, and cancels those for older snapshots that still wait.
 
     By its idempotency key a hand-off that is repeated finds the flow run that is there instead of adding a second one.
@@ -157,4 +177,4 @@ def _start_deployment(
         for run in found:
             if run.created < newest.created:
                 client.set_flow_run_state(run.id, Cancelled(message=f"a newer snapshot is trained by {newest.name}"))
-    return {"action": "started", "flow_run": str(newest.id), "name": newest.name}
+    return newest

@@ -165,7 +165,7 @@ def _lines(outcome: RefreshOutcome) -> Iterator[str]:
     for name, why in outcome.skipped_features.items():
         yield f"without **{name}**: {why}"
     for system, decision in (outcome.training or {}).items():
-        yield f"**{system}**: {decision['action']}; " + "; ".join(decision["reasons"])
+        yield f"**{system}**: {decision.action}; " + "; ".join(decision.reasons)
 
 
 def _table(title: str, counts: Mapping[str, int]) -> str:

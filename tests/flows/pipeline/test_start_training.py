@@ -10,6 +10,7 @@ from flows.refresh_options import RefreshOptions
 from flows.train import TrainedStage, TrainingResult
 from flows.train_options import TrainOptions
 from storage.catalog import Dataset, TrainingRule
+from storage.records import as_json
 from storage.runs import RunKey, RunRecord, Session, save_run
 from storage.snapshot import Snapshot
 from storage.stores import STORES, find_snapshot
@@ -90,10 +91,11 @@ def test_without_a_server_training_runs_here_and_finds_the_data_by_id(
     answer = start_training.hand_off(snapshot, dataset, options)
     wanted = TrainOptions("edtalk", snapshot.id, "smoke", ["reconstruction"], is_quiet=options.is_quiet)
     assert calls == [(wanted, snapshot.store)]
-    assert answer["edtalk"]["action"] == "trained"
-    assert answer["edtalk"]["runs"] == ["edtalk-reconstruction-0123456789ab"]
+    assert answer["edtalk"].action == "trained"
+    assert answer["edtalk"].runs == ("edtalk-reconstruction-0123456789ab",)
+    assert as_json(answer)["edtalk"].keys() == {"action", "reasons", "runs"}
     assert os.environ[STORES].split(os.pathsep) == [str(snapshot.store), "/somewhere/else"]
     remember(snapshot, "done")
     again = start_training.hand_off(snapshot, dataset, options)
-    assert again["edtalk"] == {"action": "not started", "reasons": ["already trained on this snapshot"]}
+    assert as_json(again)["edtalk"] == {"action": "not started", "reasons": ["already trained on this snapshot"]}
     assert len(calls) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline.outcome import outcome
+from flows.pipeline.start_training import TrainingStart
 from flows.reporting import artifacts
 from storage.snapshot import Snapshot
 from tests.synthetic_store import build_store
@@ -22,7 +23,7 @@ def test_summary_has_every_count_reason_change_and_decision(snapshot: Snapshot) 
         outcome(snapshot, True, 12),
         skipped_features={"hubert": "no weights"},
         changes={"added": ["a.mp4"], "renamed": ["b.mp4 -> c.mp4"], "removed": []},
-        training={"edtalk": {"action": "not started", "reasons": ["24 clips, 1000 are needed", "no GPU here"]}},
+        training={"edtalk": TrainingStart("not started", ("24 clips, 1000 are needed", "no GPU here"))},
     )
     text = artifacts.summary_text(snapshot, answer)
     counts = snapshot.body.counts
