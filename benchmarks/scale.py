@@ -127,7 +127,7 @@ def _publish(folder: Path) -> dict[str, float]:
     from flows.pipeline.fingerprint import remember_fingerprint
     from flows.pipeline.prepare import plan_work, unlocked_run
     from storage.records import ShardResults
-    from tasks.publish import publish_snapshot
+    from tasks.publish import RefreshResults, publish_snapshot
 
     options = _refresh_options(folder)
     began, cpu = time.perf_counter(), time.process_time()
@@ -135,9 +135,8 @@ def _publish(folder: Path) -> dict[str, float]:
     work = plan_work(run)
     planned = time.perf_counter()
     results = [ShardResults(item.shard, item.members, item.cut, item.features) for item in work.shards if item.cut]
-    snapshot, _ = publish_snapshot(
-        run.dataset, options.store, work.inventory, work.plan, results, {}, run.skipped, code_version()
-    )
+    found = RefreshResults(work.inventory, work.plan, results, skipped_features=run.skipped)
+    snapshot, _ = publish_snapshot(run.dataset, options.store, found, code_version())
     ended = time.perf_counter()
     used = _used(began, cpu)
     assert snapshot.body.counts["clips"]["expected"] == len(work.inventory.sources)

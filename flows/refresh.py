@@ -17,7 +17,7 @@ from flows.reporting.artifacts import ProgressArtifact, failure_artifact, publis
 from storage.snapshot import Snapshot, bind_store
 from storage.store_layout import report_folder
 from storage.stores import default_store
-from tasks.publish import publish_snapshot
+from tasks.publish import RefreshResults, publish_snapshot
 from tasks.report import write_report
 
 
@@ -79,10 +79,8 @@ def renew(run: Run) -> tuple[Snapshot, bool, int]:
     work = plan_work(run)
     computed = compute(run, work.shards)
     with run.progress.step("publish", "snapshot"):
-        snapshot, is_new = publish_snapshot(
-            run.dataset, store, work.inventory, work.plan, computed.results, computed.failed, run.skipped,
-            code_version(),
-        )  # fmt: skip
+        found = RefreshResults(work.inventory, work.plan, computed.results, computed.failed, run.skipped)
+        snapshot, is_new = publish_snapshot(run.dataset, store, found, code_version())
     with run.progress.step("report", "page"):
         folder = report_folder(store, snapshot.body.number)
         if is_new or not (folder / "index.html").exists():

@@ -1,9 +1,9 @@
-"""HDTF's official annotation lists: which stretches of a video to use, and where the face is.
+"""HDTF's official annotation lists: the spans of a video to use, and the box of the face in each.
 
 Three text files per subset (RD, WDA, WRA) in one folder, fields separated by spaces:
 `<subset>_annotion_time.txt`  video.mp4 mm:ss-mm:ss mm:ss-mm:ss ...
 `<subset>_crop_wh.txt`        video_<clip index>.mp4 min_width width min_height height   (pixels)
-`<subset>_resolution.txt`     video.mp4 720    (height of the picture that those pixels belong to)
+`<subset>_resolution.txt`     video.mp4 720    (height of the image that those pixels belong to)
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from storage.records import Span
 def spans_of(root: Path, rule: AnnotationRule | None, groups: Mapping[str, str]) -> tuple[Span, ...]:
     """Spans of the video that `groups` names ({subset} and {subject}{session}); empty when it is not listed.
 
-    Boxes are given in units of the picture's height, so that they fit a download of any resolution.
+    Boxes are given in units of the image's height, so that they fit a download of any resolution.
 
     Raises:
         ConfigError: a list is missing or a line in it cannot be read (file and line are named).
@@ -31,34 +31,32 @@ def spans_of(root: Path, rule: AnnotationRule | None, groups: Mapping[str, str])
 
 @lru_cache(maxsize=16)
 def _lists(folder: Path, subset: str) -> dict[str, tuple[Span, ...]]:
+    """Spans of every listed video of one subset."""
     times = _fields(folder / f"{subset}_annotion_time.txt")
     crops = _fields(folder / f"{subset}_crop_wh.txt")
     heights = _fields(folder / f"{subset}_resolution.txt")
-    return {
-        video: tuple(_span(folder, subset, video, index, text, crops, heights) for index, text in enumerate(texts))
-        for video, texts in times.items()
-    }
+    found: dict[str, tuple[Span, ...]] = {}
+    for video, texts in times.items():
+        spans = []
+        for index, text in enumerate(texts):
+            box = crops.get(f"{video.removesuffix('.mp4')}_{index}.mp4")
+            try:
+                spans.append(_span(text, box, heights.get(video)))
+            except (ValueError, IndexError, ZeroDivisionError) as error:
+                where = f"{folder}: {subset} lists: {video} clip {index}"
+                raise ConfigError(f"{where}: {error}; mend that line") from None
+        found[video] = tuple(spans)
+    return found
 
 
-def _span(
-    folder: Path,
-    subset: str,
-    video: str,
-    index: int,
-    text: str,
-    crops: dict[str, list[str]],
-    heights: dict[str, list[str]],
-) -> Span:
-    try:
-        start, end = (_seconds(part) for part in text.split("-"))
-        crop = crops.get(f"{video.removesuffix('.mp4')}_{index}.mp4")
-        if crop is None or video not in heights:
-            return Span(start, end)
-        height = float(heights[video][0])
-        x, width, y, tall = (float(value) / height for value in crop)
-        return Span(start, end, (x, y, x + width, y + tall))
-    except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise ConfigError(f"{folder}: {subset} lists: {video} clip {index}: {error}; mend that line") from None
+def _span(text: str, box: list[str] | None, height: list[str] | None) -> Span:
+    """The span of `mm:ss-mm:ss`, with its box (x, width, y, height in px) where box and image height are listed."""
+    start, end = (_seconds(part) for part in text.split("-"))
+    if box is None or height is None:
+        return Span(start, end)
+    image_height = float(height[0])
+    x, width, y, tall = (float(value) / image_height for value in box)
+    return Span(start, end, (x, y, x + width, y + tall))
 
 
 def _seconds(clock: str) -> float:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,33 @@ _REASON_OF_SCORE = {
 }
 
 
-def publish_snapshot(
-    dataset: Dataset, store: Path, inventory: Inventory, plan: Plan, results: Sequence[ShardResults],
-    failed: Mapping[str, str], skipped_features: Mapping[str, str], code_version: str,
-) -> tuple[Snapshot, bool]:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class RefreshResults:
+    """All that a refresh has found and computed.
+
+    Attributes:
+        inventory: every source, in any state.
+        plan: how the usable ones were laid out.
+        shards: every shard of the snapshot, in any order.
+        failed: source id -> error of sources that must be tried again.
+        skipped_features: extractor -> why it did not run on this machine.
+    """
+
+    inventory: Inventory
+    plan: Plan
+    shards: Sequence[ShardResults]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    skipped_features: Mapping[str, str] = field(default_factory=dict)
+
+
+def publish_snapshot(dataset: Dataset, store: Path, found: RefreshResults, code_version: str) -> tuple[Snapshot, bool]:
     """Publishes the next snapshot if anything differs from the latest one.
 
     Args:
-        dataset: thresholds and split rule are taken from here.
+        dataset: its thresholds and split rule are applied.
         store: where to publish.
-        inventory, plan: what was found and how it was laid out.
-        results: every shard of the snapshot.
-        failed: source id -> error of sources that must be tried again.
-        skipped_features: extractor -> why it did not run on this machine.
-        code_version: of this package.
+        found: the results of the refresh.
+        code_version: version of this package.
 
     Returns:
         The snapshot that now is the latest, and whether it is new.
@@ -61,11 +75,11 @@ def publish_snapshot(
     """
     objects = ObjectStore(store)
     # In one order whatever was there already and whatever was computed in this run: the id depends on it.
-    results = sorted(results, key=lambda result: result.shard.shard_id)
-    sources = _source_rows(objects, inventory, plan, results, failed)
+    results = sorted(found.shards, key=lambda result: result.shard.shard_id)
+    sources = _source_rows(objects, found, results)
     scores = {result.shard.shard_id: _scores(objects, result) for result in results}
-    clips = _clip_rows(objects, dataset, plan, results, scores)
-    _close_accounts(inventory, results, sources, clips)
+    clips = _clip_rows(objects, dataset, found.plan, results, scores)
+    _close_accounts(found.inventory, results, sources, clips)
     _count_into(sources, clips)
     parent = snapshots.latest(store)
     body = SnapshotBody(
@@ -76,9 +90,9 @@ def publish_snapshot(
         code_version=code_version,
         shards=tuple(_entry(result) for result in results),
         tables=_commit_tables(objects, clips, sources, scores),
-        counts=_counts(inventory, sources, clips),
+        counts=_counts(found.inventory, sources, clips),
         splits=dict(sorted(Counter(_kept(clips, "split")).items())),
-        skipped_features=dict(sorted(skipped_features.items())),
+        skipped_features=dict(sorted(found.skipped_features.items())),
     )
     if parent and parent.body.contents() == body.contents():
         return parent, False
@@ -112,16 +126,14 @@ def split_of(subject: str, rule: SplitRule) -> str:
 # ---- sources
 
 
-def _source_rows(
-    objects: ObjectStore, inventory: Inventory, plan: Plan, results: Sequence[ShardResults], failed: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _source_rows(objects: ObjectStore, found: RefreshResults, results: Sequence[ShardResults]) -> list[dict[str, Any]]:
     cut_rows: dict[str, dict[str, Any]] = {}
     shard_of: dict[str, str] = {}
     for result in results:
         for row in read_table(objects.path(result.cut.key) / SOURCES_FILE, _CUT_SOURCE_COLUMNS).to_pylist():
             cut_rows[row["source_id"]] = row
             shard_of[row["source_id"]] = result.shard.shard_id
-    return [_source_row(source, plan, cut_rows, shard_of, failed) for source in inventory.sources]
+    return [_source_row(source, found.plan, cut_rows, shard_of, found.failed) for source in found.inventory.sources]
 
 
 def _source_row(

@@ -1,8 +1,7 @@
-"""What determines the bytes of each step's object. Light: planning loads no codec and no detector."""
+"""Keys of the steps' objects: the hash of everything that determines their bytes. Loads no codec and no detector."""
 
 import ast
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
@@ -76,38 +75,86 @@ def feature_key(
 def code_digest(files: tuple[str, ...]) -> str:
     """SHA-256 over the code of files in tasks/, whatever they are called and wherever they lie.
 
-    A changed statement counts. Comments, docstrings, layout, the name of the file, and the module that a name of this
-    project is imported from do not: a file that moves recomputes nothing.
+    A changed statement counts. Comments, docstrings, layout, the name of a file and the place from which a name of this
+    project is imported do not: a file that moves recomputes nothing. Where a name is imported from another of these
+    files, that file's code stands for its place, so that two files cannot be exchanged unseen.
 
     Args:
         files: paths below tasks/; a folder stands for all Python files in it.
     """
-    paths = [path for file in files for path in (sorted((_TASKS / file).rglob("*.py")) or [_TASKS / file])]
-    return hashlib.sha256("\n".join(sorted(_code_of(path.read_bytes()) for path in paths)).encode()).hexdigest()
+    paths = {path: None for file in files for path in (sorted((_TASKS / file).rglob("*.py")) or [_TASKS / file])}
+    modules = {path: ".".join(("tasks", *path.relative_to(_TASKS).with_suffix("").parts)) for path in paths}
+    own = {
+        module.removesuffix(".__init__"): sha256_hex(normal_form(path.read_bytes(), module, {}).encode())
+        for path, module in modules.items()
+    }
+    forms = sorted(normal_form(path.read_bytes(), module, own) for path, module in modules.items())
+    return sha256_hex("\n".join(forms).encode())
 
 
-def _code_of(text: bytes) -> str:
-    """A normal form of the statements of one file."""
-    tree, imported = ast.parse(text), list[str]()
+def normal_form(code: bytes, module: str, own: Mapping[str, str]) -> str:
+    """The statements of one file as text that equal code always gives, in every version of Python.
+
+    In every block, imports of this project's names come first, sorted, and without the module they come from.
+
+    Args:
+        code: content of the file.
+        module: its dotted name, that of a package with `.__init__`; relative imports start from it.
+        own: dotted name of a module -> what stands for it where a name is imported from it.
+    """
+    tree = ast.parse(code)
     for node in ast.walk(tree):
-        body: list[ast.stmt] | None = getattr(node, "body", None)
-        if not isinstance(body, list):
-            continue
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            del body[0]
-        for statement in [statement for statement in body if _names_own_code(statement)]:
-            if isinstance(statement, ast.ImportFrom):
-                imported += [f"{alias.name} as {alias.asname or alias.name}" for alias in statement.names]
-            body.remove(statement)
-    return "\n".join([*sorted(imported), ast.dump(tree)])
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
+        for block in ("body", "orelse", "finalbody"):
+            statements = getattr(node, block, None)
+            if isinstance(statements, list):
+                names = sorted(name for statement in statements for name in _imported_names(statement, module, own))
+                rest = [one for one in statements if not (_is_own_import(one) or _lists_code_files(one))]
+                setattr(node, block, [*(ast.Expr(ast.Constant(name)) for name in names), *rest])
+    return _text_of(tree)
 
 
-def _names_own_code(statement: ast.stmt) -> bool:
-    """Whether all that a statement does is name modules or files of this project."""
-    if isinstance(statement, ast.ImportFrom):
-        return (statement.module or "").partition(".")[0] in ("flows", "tasks", "models", "storage")
-    targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return any(isinstance(target, ast.Name) and target.id.endswith("CODE_FILES") for target in targets)
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _imported_names(statement: ast.stmt, module: str, own: Mapping[str, str]) -> Iterator[str]:
+    """`name as alias of file` for each name that a statement imports from this project."""
+    if not (isinstance(statement, ast.ImportFrom) and _is_own_import(statement)):
+        return
+    base = ".".join(module.split(".")[: -statement.level]) if statement.level else ""
+    where = ".".join(filter(None, (base, statement.module)))
+    for alias in statement.names:
+        # `from tasks.faces import track` imports a module, `from tasks.faces.track import FaceTracker` a name of one.
+        is_module = f"{where}.{alias.name}" in own
+        name = "" if is_module else alias.name
+        bound = alias.asname or alias.name
+        yield f"{name} as {bound} of {own.get(f'{where}.{alias.name}' if is_module else where, '')}"
+
+
+def _is_own_import(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.ImportFrom):
+        return False
+    package = (statement.module or "").partition(".")[0]
+    return statement.level > 0 or package in ("flows", "tasks", "models", "storage")
+
+
+def _lists_code_files(statement: ast.stmt) -> bool:
+    """Whether a statement only names files of code, which are hashed themselves."""
+    return (
+        isinstance(statement, ast.Assign)
+        and all(isinstance(name, ast.Name) and name.id.endswith("CODE_FILES") for name in statement.targets)
+        and isinstance(statement.value, ast.Tuple)
+        and all(isinstance(file, ast.Constant) for file in statement.value.elts)
+    )
+
+
+def _text_of(node: object) -> str:
+    """As ast.dump without empty fields, which versions of Python write differently."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_text_of(value)}' for name, value in fields)})"
+    return f"[{', '.join(map(_text_of, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _layout_rule(dataset: Dataset, member: Member) -> dict[str, Any] | None:

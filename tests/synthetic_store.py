@@ -96,7 +96,7 @@ def build_store(
     from storage.records import ShardResults
     from tasks.inventory import Inventory
     from tasks.plan import make_plan
-    from tasks.publish import publish_snapshot
+    from tasks.publish import RefreshResults, publish_snapshot
 
     dataset = synthetic_dataset(num_subjects, thresholds, shard_minutes)
     takes = regular_takes(num_subjects, clips_per_subject, num_frames, seed)
@@ -120,9 +120,8 @@ def build_store(
         features = commit_features(ObjectStore(path), shard, cut, with_media)
         results.append(ShardResults(shard, members, cut, features))
     inventory = Inventory(tuple(sources), num_not_selected=7 * with_trouble, num_ignored=3 * with_trouble)
-    return publish_snapshot(
-        dataset, path, inventory, plan, results, failed, skipped_features or {}, code_version="0.0.0"
-    )[0]  # fmt: skip
+    found = RefreshResults(inventory, plan, results, failed, skipped_features or {})
+    return publish_snapshot(dataset, path, found, code_version="0.0.0")[0]
 
 
 def synthetic_dataset(

@@ -19,7 +19,7 @@ from storage.snapshot import Snapshot
 from tasks import publish
 from tasks.inventory import Inventory
 from tasks.plan import Plan, make_plan
-from tasks.publish import publish_snapshot, split_of
+from tasks.publish import RefreshResults, publish_snapshot, split_of
 from tasks.store.verify import verify_snapshot
 from tests.storage import processes
 from tests.synthetic_store import (
@@ -58,11 +58,10 @@ class Scene:
         return ShardResults(shard, members, cut, commit_features(objects, shard, cut, False))
 
     def publish(self, **changed: Any) -> tuple[Snapshot, bool]:
-        given = {
-            "dataset": self.dataset, "store": self.store, "inventory": self.inventory, "plan": self.plan,
-            "results": self.results, "failed": self.failed, "skipped_features": {}, "code_version": "0",
-        } | changed  # fmt: skip
-        return publish_snapshot(**given)
+        given = {"dataset": self.dataset, "store": self.store, "code_version": "0"}
+        given |= {name: changed.pop(name) for name in given.keys() & changed.keys()}
+        found = RefreshResults(self.inventory, self.plan, self.results, self.failed)
+        return publish_snapshot(found=replace(found, **changed), **given)
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_every_source_and_clip_ends_in_exactly_one_state(scene: Scene) -> None:
 
 
 def test_a_lost_source_stops_the_press(scene: Scene) -> None:
-    assert_refused(scene, "in no state", results=scene.results[1:])
+    assert_refused(scene, "in no state", shards=scene.results[1:])
 
 
 def test_a_failed_source_without_an_error_stops_the_press(scene: Scene) -> None:
@@ -104,7 +103,7 @@ def test_a_failed_source_without_an_error_stops_the_press(scene: Scene) -> None:
 
 
 def test_a_source_in_two_shards_stops_the_press(scene: Scene) -> None:
-    assert_refused(scene, "two shards", results=[*scene.results, scene.results[0]])
+    assert_refused(scene, "two shards", shards=[*scene.results, scene.results[0]])
 
 
 def test_a_clip_dropped_without_a_reason_stops_the_press(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +128,7 @@ def test_missing_feature_rows_stop_the_press(scene: Scene, monkeypatch: pytest.M
 def test_a_shard_without_one_of_the_features_stops_the_press(scene: Scene) -> None:
     first = scene.results[0]
     poor = replace(first, features={name: ref for name, ref in first.features.items() if name != "sync"})
-    assert_refused(scene, "different features", results=[poor, *scene.results[1:]])
+    assert_refused(scene, "different features", shards=[poor, *scene.results[1:]])
 
 
 def test_a_done_source_without_clips_stops_the_press(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tasks.media.audio import read_audio
 from tasks.media.encode import VideoFormat, VideoWriter, write_audio_file
 from tasks.media.video import iter_slots
 from tasks.plan import make_plan
-from tasks.publish import publish_snapshot
+from tasks.publish import RefreshResults, publish_snapshot
 from tasks.shard_work import feature_params
 
 CATALOG = Path(__file__).resolve().parents[2] / "datasets.yaml"
@@ -66,7 +66,7 @@ def refresh(name: str, root: Path, store: Path):
         params = feature_params(dataset, "landmarks")
         table = extract_shard("landmarks", params, cut, {}, [0] * len(sources), objects)
         results.append(ShardResults(shard, tuple(s.member() for s in sources), cut, {"landmarks": table}))
-    return publish_snapshot(dataset, store, inventory, plan, results, {}, {}, "test")[0]
+    return publish_snapshot(dataset, store, RefreshResults(inventory, plan, results), "test")[0]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from storage.records import Source
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory
 from tasks.plan import make_plan
-from tasks.publish import publish_snapshot
+from tasks.publish import RefreshResults, publish_snapshot
 from tasks.report import ReportFiles, write_report
 from tasks.report.accounts import accounts_of, issues_of
 from tasks.report.card import DATA_SPLIT, size_category
@@ -284,7 +284,7 @@ def test_a_snapshot_in_which_nothing_could_be_used_has_a_report(tmp_path: Path) 
     block = synthetic_dataset()
     inventory = Inventory((odd,), 0, 0)
     plan = make_plan([odd], [], [], block.shard_minutes)
-    snapshot, _ = publish_snapshot(block, tmp_path, inventory, plan, [], {}, {}, "0")
+    snapshot, _ = publish_snapshot(block, tmp_path, RefreshResults(inventory, plan, []), "0")
     assert snapshot.body.shards == ()
     page = write_report(snapshot, tmp_path / "out").page.read_text()
     assert "odd.mp4" in page

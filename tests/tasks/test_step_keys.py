@@ -11,7 +11,7 @@ from storage.catalog import AudioRule, ClipRule, CropRule, Dataset, FaceRule, Li
 from storage.records import Member
 from tasks import features, step_keys
 from tasks.shard_work import subject_groups
-from tasks.step_keys import code_digest, cut_key, feature_key
+from tasks.step_keys import code_digest, cut_key, feature_key, normal_form
 from tests.synthetic_store import synthetic_dataset
 
 MEMBERS = (Member("a" * 20, "raw", "M1"), Member("b" * 20, "raw", "M1"), Member("c" * 20, "talks", "M2"))
@@ -231,6 +231,80 @@ def test_a_file_that_moves_recomputes_nothing_an_added_one_does(tasks: Path) -> 
     assert digest(("pack",)) == before
     (tasks / "pack" / "three.py").write_text("A = 1\n")
     assert digest(("pack",)) != before
+
+
+def test_a_file_that_stands_twice_counts_twice_one_that_is_named_twice_once(tasks: Path) -> None:
+    before = digest(("pack",))
+    assert digest(("pack", "pack/two.py")) == before
+    shutil.copy(tasks / "pack" / "two.py", tasks / "pack" / "copy.py")
+    twice = digest(("pack",))
+    shutil.copy(tasks / "pack" / "two.py", tasks / "pack" / "third.py")
+    assert len({before, twice, digest(("pack",))}) == 3
+
+
+def form(code: str, module: str = "tasks.one", **own: str) -> str:
+    return normal_form(code.encode(), module, {name.replace("__", "."): place for name, place in own.items()})
+
+
+IF = "if C:\n    from tasks.a import f\nelse:\n    from tasks.b import f\n"
+TRY = "try:\n    from tasks.a import f\nexcept ImportError:\n    from tasks.b import g as f\nfinally:\n    x = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "other", "is_same"),
+    [
+        (IF, IF.replace("tasks.b", "tasks.moved"), True),
+        (IF, IF.replace("tasks.b import f", "tasks.b import g as f"), False),
+        (IF.replace("b import f", "b import g"), IF.replace("a import f", "a import g"), False),
+        (IF, IF.replace("if C", "if not C"), False),
+        (TRY, TRY.replace("tasks.b", "storage.b"), True),
+        (TRY, TRY.replace("g as f", "h as f"), False),
+        (TRY, TRY.replace("x = 1", "x = 2"), False),
+        ("async def f():\n    'Doc.'\n    return 1\n", "async def f():\n    return 1\n", True),
+        ("async def f():\n    return 1\n", "def f():\n    return 1\n", False),
+        ("@a\ndef f(): ...\n", "@b\ndef f(): ...\n", False),
+        ("@a\ndef f(): ...\n", "def f(): ...\n", False),
+        ("from .a import f\n", "from tasks.a import f\n", True),
+        ("from . import a\n", "from . import b\n", False),
+        ("import tasks.a\n", "import tasks.b\n", False),
+        ("def f():\n    from tasks.a import g\n    return g\n", "def f():\n    from tasks.b import h as g\n    return g\n", False),
+        ("CODE_FILES = ('a.py',)\n", "CODE_FILES = ('b.py', 'c.py')\n", True),
+        ("x = CODE_FILES = f()\n", "x = CODE_FILES = g()\n", False),
+        ("CODE_FILES = f()\n", "CODE_FILES = g()\n", False),
+        ("match x:\n    case 1:\n        from tasks.a import f\n", "match x:\n    case 1:\n        from tasks.a import g\n", False),
+        ("x = None\n", "x = ...\n", False),
+        ("return_ = []\n", "return_ = {}\n", False),
+        ("x: int\n", "x: int = 1\n", False),
+        ("f(1)\n", "f(True)\n", False),
+    ],
+)  # fmt: skip
+def test_normal_form(code: str, other: str, is_same: bool) -> None:
+    assert (form(code) == form(other)) is is_same
+
+
+def test_files_of_one_key_cannot_be_exchanged_unseen() -> None:
+    """Both define `f`: a name alone would not say which is meant."""
+    both = {"tasks__a": "1", "tasks__b": "2"}
+    for one, other in (
+        ("from tasks.a import f\n", "from tasks.b import f\n"),
+        ("from tasks import a as m\n", "from tasks import b as m\n"),
+        ("from .a import f\n", "from .b import f\n"),
+    ):
+        assert form(one, **both) != form(other, **both)
+        assert form(one, tasks__a="1") == form(other, tasks__b="1"), "moved"
+    assert form("from .a import f\n", **both) == form("from tasks.a import f\n", **both)
+    package = {"tasks__pack__a": "1", "tasks__a": "2"}
+    assert form("from .a import f\n", "tasks.pack.__init__", **package) == form(
+        "from tasks.pack.a import f\n", **package
+    )
+
+
+def test_a_file_that_imports_another_moves_with_it(tasks: Path) -> None:
+    (tasks / "one.py").write_text("from tasks.pack.two import A\n")
+    before = digest()
+    shutil.move(tasks / "pack" / "two.py", tasks / "pack" / "four.py")
+    (tasks / "one.py").write_text("from tasks.pack.four import A\n")
+    assert digest() == before
 
 
 def test_the_place_of_the_package_does_not_count(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

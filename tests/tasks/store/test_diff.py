@@ -13,7 +13,7 @@ from storage.records import ShardResults, Source
 from storage.snapshot import Snapshot
 from tasks.inventory import Inventory
 from tasks.plan import make_plan
-from tasks.publish import publish_snapshot
+from tasks.publish import RefreshResults, publish_snapshot
 from tasks.store.diff import Change, ClipChanges, SourceChanges, StateChange, diff_snapshots
 from tests import synthetic_store
 from tests.synthetic_store import Take, build_store, regular_takes, synthetic_dataset
@@ -32,7 +32,7 @@ def publish(store: Path, sources: Iterable[Source], **thresholds: Threshold) -> 
         cut = synthetic_store.commit_cut(objects, shard, takes, 0, False)
         features = synthetic_store.commit_features(objects, shard, cut, False)
         results.append(ShardResults(shard, tuple(take.source.member() for take in takes), cut, features))
-    return publish_snapshot(dataset, store, Inventory(tuple(ordered), 0, 0), plan, results, {}, {}, "0")[0]
+    return publish_snapshot(dataset, store, RefreshResults(Inventory(tuple(ordered), 0, 0), plan, results), "0")[0]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from storage.tables import read_table
 from storage.takedowns import Takedown, load_takedowns
 from tasks.inventory import take_inventory
 from tasks.plan import make_plan
-from tasks.publish import publish_snapshot
+from tasks.publish import RefreshResults, publish_snapshot
 from tasks.store.gc import find_garbage, remove_garbage
 from tasks.store.lineage import lineage
 from tasks.store.takedown import TakedownAnswer, TakedownList, list_takedowns, put_back, take_down
@@ -72,7 +72,7 @@ class Tree:
             cut = commit_cut(objects, shard, takes, 0, self.with_media)
             members = tuple(take.source.member() for take in takes)
             results.append(ShardResults(shard, members, cut, commit_features(objects, shard, cut, self.with_media)))
-        return publish_snapshot(self.dataset, self.store, inventory, plan, results, {}, {}, "0")[0]
+        return publish_snapshot(self.dataset, self.store, RefreshResults(inventory, plan, results), "0")[0]
 
     def take_down(self, name: str = FIRST) -> TakedownAnswer:
         return take_down(self.store, name, "consent withdrawn")
