@@ -27,7 +27,7 @@ from storage.keys import canonical_json, sha256_hex
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import Member, Shard
 from storage.store_layout import snapshot_digits, snapshot_file, snapshots_folder, store_file
-from storage.tables import Column, columns_of, read_row, read_schema, read_table, to_numpy
+from storage.tables import Column, Row, columns_of, read_row, read_schema, read_table, to_numpy
 
 SCHEMA_VERSION = 1
 _REF_COLUMNS = ("name", CLIP_KEY.name, "shard_id", "row", "num_frames")
@@ -236,7 +236,7 @@ class Snapshot:
         """Audio of a clip: [640 N] float32 mono 16 kHz."""
         return self.frames(clip.shard).audio(clip.clip)
 
-    def feature(self, clip: ClipRef, extractor: str, columns: list[str] | None = None) -> dict[str, Any]:
+    def feature(self, clip: ClipRef, extractor: str, columns: list[str] | None = None) -> Row:
         """Columns of one extractor for a clip.
 
         Raises:
@@ -244,7 +244,7 @@ class Snapshot:
         """
         return read_row(self._features_path(clip.shard, extractor), clip.row, columns)
 
-    def features(self, clips: Sequence[ClipRef], extractor: str, columns: list[str]) -> list[dict[str, Any]]:
+    def features(self, clips: Sequence[ClipRef], extractor: str, columns: list[str]) -> list[Row]:
         """As `feature` for many clips. A shard's table is read once: clip by clip it would take minutes.
 
         Raises:
@@ -254,7 +254,7 @@ class Snapshot:
         tables = {id: read_table(self._features_path(shard, extractor), columns) for id, shard in shards.items()}
         return [{name: to_numpy(tables[clip.shard.shard_id], name, clip.row) for name in columns} for clip in clips]
 
-    def tracks(self, clip: ClipRef) -> dict[str, Any]:
+    def tracks(self, clip: ClipRef) -> Row:
         """What the cut knows of a clip per frame: landmarks, source boxes, faces, damage."""
         return read_row(self.objects.path(clip.shard.cut.key) / TRACKS_FILE, clip.row)
 

@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from storage import files
 from storage.errors import StoreCorrupt
 
+# Column -> array of the declared shape, or the Python value of a scalar.
+Row = dict[str, Any]
 Dtype = Literal["float16", "float32", "float64", "int16", "int32", "int64", "uint8", "bool", "string"]
 
 ROWS_PER_GROUP = 8  # a row group is the unit of random access: one clip costs the decoding of eight
@@ -184,7 +186,7 @@ def read_numbers(path: Path) -> pa.Table:
         return file.read(columns=names, use_threads=False)
 
 
-def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> Row:
     """Read one clip: arrays of the declared shape, Python values for scalars. Only the row's group is decoded.
 
     Raises:

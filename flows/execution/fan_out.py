@@ -21,6 +21,9 @@ from storage.records import Shard, ShardResults, Source, StepResult
 from tasks import features
 from tasks.shard_work import ShardWork, subject_groups
 
+# The result of a step that is in the store already, or the future of one that is computed: Dask's, or Prefect's.
+Handle = StepResult | Future | Any
+
 # Enough that no worker waits for the driver, few enough that memory does not grow with the dataset.
 _SHARDS_PER_WORKER = 4
 
@@ -127,7 +130,7 @@ class FanOut:
         workers: Any = self.runner.client.nthreads()
         return _SHARDS_PER_WORKER * max(1, len(workers))
 
-    def submit(self, item: ShardWork) -> dict[str, Any]:
+    def submit(self, item: ShardWork) -> dict[str, Handle]:
         """Submits the missing steps of one shard; returns step -> future or result, in the order of the DAG."""
         run, shard_id, store = self.run, item.shard.shard_id, str(self.run.options.store.absolute())
         # A local cluster has what this machine has; only on another one do workers differ in what they offer.
@@ -136,7 +139,7 @@ class FanOut:
             cut: Any = item.cut or self.runner.submit(
                 steps.cut, {"shard_id": shard_id, "sources": item.sources, "dataset": run.dataset, "store": store}
             )
-        handles: dict[str, Any] = {"cut": cut}
+        handles: dict[str, Handle] = {"cut": cut}
         subjects = dict(zip(item.shard.source_ids, subject_groups(item.members), strict=True))
         for name in run.params:
             needs = {need: handles[need] for need in features.discover()[name].REQUIRES}
@@ -160,7 +163,7 @@ class FanOut:
                 else:
                     self.run.progress.add("extract", 1, step)
 
-    def collect(self, item: ShardWork, handles: Mapping[str, Any], is_alone: bool) -> bool:
+    def collect(self, item: ShardWork, handles: Mapping[str, Handle], is_alone: bool) -> bool:
         """Waits for one shard and keeps what it gives; False when it broke and is to be tried again.
 
         An error of any step breaks the shard. A single source that breaks has failed, unless its worker died while

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from models.data.clip_fields import ClipArrays, resolve_fields
-from models.data.collate import PadCollate
+from models.data.collate import Item, PadCollate
 from storage.emotions import emotion_id
 from storage.errors import ConfigError
 from storage.snapshot import ClipRef, Snapshot
 
-Item = dict[str, Any]
 T = TypeVar("T")
 
 

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+# Field -> tensor, number or text of one example, or of a batch of them.
+Item = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class PadCollate:
@@ -23,9 +26,9 @@ class PadCollate:
 
     axes: Mapping[str, str]
 
-    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, items: Sequence[Item]) -> Item:
         """The batch of some items, all with the same fields."""
-        batch: dict[str, Any] = {}
+        batch: Item = {}
         for name in items[0]:
             values = [item[name] for item in items]
             if axis := self.axes.get(name):

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from models.data.collate import Item
 from models.data.landmark_motion import NUM_COORDINATES, amplitudes, eye_opening, rest_shape
 from models.data.motion_clips import MotionClip, MotionClips, window
 from models.nn.standardiser import Moments, Standardiser
@@ -60,7 +61,7 @@ class SpeechWindows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._clips)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         clip, count = self._clips[index], self._num_frames
         first = self._first(len(clip), index)
         inside = np.ones(len(clip), bool)

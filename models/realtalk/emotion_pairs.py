@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from models.data.collate import Item
 from models.data.landmark_motion import NUM_COORDINATES, rest_shape
 from models.data.motion_clips import MotionClip, MotionClips, window
 from models.nn.standardiser import Moments
@@ -92,7 +93,7 @@ class EmotionPairs(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         rng = np.random.default_rng([self._seed or 0, int(self._epoch), index])
         number = self._items[index]
         emotional = self._clips[number]
@@ -108,7 +109,7 @@ class EmotionPairs(Dataset[dict[str, Any]]):
 
     def _item(
         self, number: int, neutral: MotionClip, emotional: MotionClip, intensity: float, rng: np.random.Generator
-    ) -> dict[str, Any]:
+    ) -> Item:
         rest, count = self._rests[self._clips.labels[number].subject], self._num_frames
         first = 0 if self._seed is None else int(rng.integers(max(0, len(neutral) - count) + 1))
         residual = self._residual(neutral, emotional, rest)

@@ -85,7 +85,10 @@ def make_demo(
     plan = takes(size)
     truth = DemoTruth(root, tuple(take.stem for take in plan), av_offset_frames)
     wanted = {"version": VERSION, "seed": seed, "av_offset_frames": av_offset_frames, "size": size}
-    old = _read_manifest(root)
+    try:
+        old = json.loads((root / _MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):
+        old = {}
     if _is_whole(root, old, wanted):
         return truth
     (root / _MANIFEST).unlink(missing_ok=True)
@@ -146,14 +149,6 @@ def _stage(name: str, width_px: int, height_px: int) -> tuple[Portrait, Animator
     """Portrait and its animator; kept, because most takes share one."""
     portrait = load_portrait(name, width_px, height_px)
     return portrait, Animator(portrait, is_bt709=height_px >= 720)
-
-
-def _read_manifest(root: Path) -> dict[str, Any]:
-    """DEMO.json, or {} when there is none that can be read."""
-    try:
-        return json.loads((root / _MANIFEST).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def _is_whole(root: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
