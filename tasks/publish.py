@@ -20,7 +20,7 @@ from storage.keys import object_key
 from storage.objects import ObjectRef, ObjectStore
 from storage.records import ShardResults, Source, State, StepResult
 from storage.snapshot import CLIPS_TABLE, FEATURES_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
-from storage.tables import Column, read_numbers, read_table, write_scalars
+from storage.tables import Column, Row, read_numbers, read_table, write_scalars
 from storage.timelaw import FPS
 from tasks import features
 from tasks.inventory import Inventory
@@ -126,8 +126,8 @@ def split_of(subject: str, rule: SplitRule) -> str:
 # ---- sources
 
 
-def _source_rows(objects: ObjectStore, found: RefreshResults, results: Sequence[ShardResults]) -> list[dict[str, Any]]:
-    cut_rows: dict[str, dict[str, Any]] = {}
+def _source_rows(objects: ObjectStore, found: RefreshResults, results: Sequence[ShardResults]) -> list[Row]:
+    cut_rows: dict[str, Row] = {}
     shard_of: dict[str, str] = {}
     for result in results:
         for row in read_table(objects.path(result.cut.key) / SOURCES_FILE, _CUT_SOURCE_COLUMNS).to_pylist():
@@ -137,9 +137,9 @@ def _source_rows(objects: ObjectStore, found: RefreshResults, results: Sequence[
 
 
 def _source_row(
-    source: Source, plan: Plan, cut_rows: Mapping[str, dict[str, Any]], shard_of: Mapping[str, str],
+    source: Source, plan: Plan, cut_rows: Mapping[str, Row], shard_of: Mapping[str, str],
     failed: Mapping[str, str],
-) -> dict[str, Any]:  # fmt: skip
+) -> Row:  # fmt: skip
     source_id = source.source_id if source.is_usable else ""
     cut = cut_rows.get(source_id, {})
     state, reason, detail, twin = _state_of(source, source_id, plan, cut, failed)
@@ -209,9 +209,7 @@ def _scores(objects: ObjectStore, result: ShardResults) -> dict[str, NDArray[np.
     return out
 
 
-def _clip_row(
-    row: Mapping[str, Any], at: int, scores: _Scores, shard_id: str, source: Source, dataset: Dataset
-) -> dict[str, Any]:
+def _clip_row(row: Mapping[str, Any], at: int, scores: _Scores, shard_id: str, source: Source, dataset: Dataset) -> Row:
     judged = {name: float(scores[name][at]) for name in dataset.thresholds if name in scores} if at >= 0 else {}
     reason, detail = _judge(judged, dataset) if at >= 0 else (row["reason"], row["detail"])
     layout = dataset.layouts[source.layout]

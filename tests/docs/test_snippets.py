@@ -130,20 +130,20 @@ def test_the_extractor_of_the_how_to_is_one(tmp_path: Path, monkeypatch: pytest.
     from tests.fake_clips import encode, fake_clip
 
     (block,) = blocks(REPOSITORY / "docs" / "how-to" / "add-an-extractor.md", "python")
-    (tmp_path / "brightness.py").write_text(block.text)
+    (tmp_path / "luma.py").write_text(block.text)
     monkeypatch.setattr(features, "__path__", [*features.__path__, str(tmp_path)])
     features.discover.cache_clear()
     try:
-        extractor = features.discover()["brightness"]
+        extractor = features.discover()["luma"]
     finally:
         features.discover.cache_clear()
-        sys.modules.pop("tasks.features.brightness")
+        sys.modules.pop("tasks.features.luma")
     gray = encode(np.full((256, 256, 3), 90, np.uint8))
     found = extractor.extract(fake_clip(3, read_jpeg=lambda index: gray), extractor.Params(), None)
     assert set(found) == {column.name for column in extractor.COLUMNS}
-    np.testing.assert_allclose(np.asarray(found["brightness"]), [90, 90, 90], atol=1)
-    assert np.asarray(found["brightness"]).dtype == np.float32
-    assert found["mean_brightness"] == pytest.approx(90, abs=1)
+    np.testing.assert_allclose(np.asarray(found["luma"]), [90, 90, 90], atol=1)
+    assert np.asarray(found["luma"]).dtype == np.float32
+    assert found["mean_luma"] == pytest.approx(90, abs=1)
 
 
 # ---- the system of the how-to
