@@ -14,7 +14,9 @@ from storage.files import make_dir
 from storage.snapshot import bind_store
 from storage.store_layout import store_file
 from storage.weights import resolve
+from tasks.faces.backend import backend_facts
 from tasks.inventory import require_root
+from tasks.shard_work import resolve_features
 
 MIN_FREE_BYTES = 1 << 30
 
@@ -54,9 +56,6 @@ def preflight_work(dataset: Dataset) -> tuple[Mapping[str, BaseModel], Mapping[s
         ConfigError: an unknown extractor, parameter, threshold or face backend.
         WeightsError: a weight file is missing or wrong.
     """
-    from tasks.faces.backend import backend_facts
-    from tasks.shard_work import resolve_features
-
     found = resolve_features(dataset)
     for name in backend_facts(dataset.face.backend).weight_files:
         resolve(name)

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pydantic import BaseModel
 
@@ -29,9 +29,7 @@ from storage.store_layout import hash_cache_file
 from storage.takedowns import load_takedowns
 from tasks.inventory import Inventory, take_inventory
 from tasks.plan import Plan, make_plan
-
-if TYPE_CHECKING:
-    from tasks.shard_work import ShardWork
+from tasks.shard_work import ShardWork, find_work, resolve_features, reusable_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Work:
 
     inventory: Inventory
     plan: Plan
-    shards: "list[ShardWork]"
+    shards: list[ShardWork]
 
 
 def open_run(options: RefreshOptions) -> Run:
@@ -137,8 +135,6 @@ def take_run(options: RefreshOptions) -> Run:
 
 def unlocked_run(options: RefreshOptions) -> Run:
     """A run that reads a store without locking it, to plan without computing anything."""
-    from tasks.shard_work import resolve_features
-
     dataset = absolute_dataset(options)
     params, skipped = resolve_features(dataset)
     progress = Progress(options.is_quiet)
@@ -179,8 +175,6 @@ def _header_seconds(path: Path) -> float:
 
 def plan_work(run: Run) -> Work:
     """The sources of this run, their shards, and what of these is in the store; computes nothing."""
-    from tasks.shard_work import find_work, reusable_shards
-
     with run.progress.step("plan", "plan"):
         parent = snapshots.latest(run.options.store)
         inventory = chosen_sources(run.inventory, parent, run.options)

@@ -48,7 +48,9 @@ def run(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     The drawn cut passes for one under today's key, so that the shard would be kept for the seven that live.
     """
-    monkeypatch.setattr("tasks.shard_work.reusable_shards", lambda shards, *rest: [shard.shard_id for shard in shards])
+    monkeypatch.setattr(
+        "flows.pipeline.prepare.reusable_shards", lambda shards, *rest: [shard.shard_id for shard in shards]
+    )
     take_down(tree.store, FIRST, "asked")
     tree.put("talks/new.mp4")
     block = {**tree.dataset.model_dump(mode="json", exclude={"name"}), "features": {"landmarks": {}}}
