@@ -7,7 +7,7 @@
     |-- StoreCorrupt             bytes on disk are not what their manifest says
     |-- OutOfSpace               the disk is full; nothing half-written is visible
     |-- AccountingError          the sum of states does not close; nothing was published
-    |-- SnapshotConflict         somebody else published meanwhile
+    |-- SnapshotConflict         another process published meanwhile
     |-- ServiceLost              the Dask cluster or the Prefect server went away; what was committed is kept
     |-- WeightsError             a weight file is missing, or its hash is wrong
     |-- TrainingStopped          training cannot go on; it resumes from its last checkpoint (see engine.errors)

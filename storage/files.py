@@ -51,7 +51,7 @@ def create_exclusive(path: Path, data: bytes) -> None:
     """Publish a file that must not exist yet; it appears with its whole content, for exactly one of many callers.
 
     Raises:
-        FileExistsError: somebody else was first; their file is untouched.
+        FileExistsError: another caller was first; its file is untouched.
         OutOfSpace: the disk is full; nothing is visible.
     """
     with _synced_sibling(path, data) as temporary:
@@ -83,7 +83,7 @@ def make_dir(path: Path) -> None:
 
 
 def make_read_only(path: Path) -> None:
-    """Take the write permission off a file, so that nobody edits a committed object by accident."""
+    """Take the write permission off a file, so that a committed object is not edited by accident."""
     path.chmod(0o444)
 
 

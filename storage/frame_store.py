@@ -1,4 +1,4 @@
-"""Frames and audio of a shard's clips in one LMDB environment; the only file that knows LMDB.
+"""Frames and audio of a shard's clips in one LMDB environment; the only module that imports LMDB.
 
 Keys and values:
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from weakref import WeakValueDictionary
 
 import lmdb
@@ -55,7 +55,7 @@ class FrameStoreWriter:
         if (path / _DATA_NAME).exists():
             raise FileExistsError(f"{path / _DATA_NAME}: environments are written once")
         with _full_disk(path):
-            # never writemap: a full disk would kill the process; no lock: nobody else knows this directory yet
+            # never writemap: a full disk would kill the process; no lock: no other process uses this directory yet
             self._env = lmdb.open(str(path), map_size=map_size, sync=False, lock=False)
 
     def put_clip(self, clip: str, jpegs: Sequence[bytes], audio_pcm16: NDArray[np.int16]) -> None:
@@ -82,7 +82,7 @@ class FrameStoreWriter:
         self._clips[clip] = len(jpegs)
 
     def drop_clip(self, clip: str) -> None:
-        """Take back a clip that was put: its source turned out to be unusable. Its pages serve the next clips.
+        """Remove a clip that was put, because its source turned out to be unusable. The next clips reuse its pages.
 
         Raises:
             KeyError: there is no such clip.
@@ -231,11 +231,8 @@ class FrameStore:
         """Forget the open environment; the next read opens it again."""
         self._reader = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "expected_bytes": self.expected_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, int | None]]:
+        return type(self), (self.path, self.expected_bytes)
 
     def _env(self) -> "lmdb.Environment":
         if self._reader is None or self._reader.pid != os.getpid():

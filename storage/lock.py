@@ -30,7 +30,9 @@ def writer_lock(store: Path, wait_s: float = 0) -> Iterator[None]:
     holder = writer_file(store)
     lock = _acquire(store, wait_s, holder)
     try:
-        files.replace_durable(holder, json.dumps(_this_process()).encode())
+        start = datetime.now(UTC).isoformat(timespec="seconds")
+        this_process = {"pid": os.getpid(), "host": socket.gethostname(), "start": start}
+        files.replace_durable(holder, json.dumps(this_process).encode())
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -51,11 +53,6 @@ def _acquire(store: Path, wait_s: float, holder: Path) -> FileLock:
             f"{store}: cannot be written ({error.strerror}). Choose another store or fix it."
         ) from error
     return lock
-
-
-def _this_process() -> dict[str, str | int]:
-    start = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "start": start}
 
 
 def _describe(holder: Path) -> str:

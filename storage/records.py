@@ -9,10 +9,11 @@ from pydantic import BaseModel
 
 from storage.errors import Reason
 from storage.keys import canonical_json, sha256_hex
+from storage.objects import ObjectRef
 
 
 class State(StrEnum):
-    """The one state a source ends in."""
+    """The final state of a source."""
 
     DONE = "done"
     REJECTED = "rejected"
@@ -22,11 +23,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a source that is to be used.
+    """A part of a source to use.
 
     Attributes:
         start_s, end_s: container time in seconds.
-        box: (left, top, right, bottom) of the speaker's region in units of the picture's height, or None.
+        box: (left, top, right, bottom) of the speaker's region in units of the image's height, or None.
     """
 
     start_s: float
@@ -36,7 +37,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A source as its shard knows it, which outlives the file: content id, layout and subject label."""
+    """The part of a source that its shard keeps, also after the file is gone: content id, layout and subject label."""
 
     source_id: str
     layout: str
@@ -85,7 +86,7 @@ class Source:
         return sha256_hex(canonical_json([self.sha256, self.audio_sha256, spans]))[:20]
 
     def member(self) -> Member:
-        """What its shard keeps of it."""
+        """The part that its shard keeps."""
         return Member(self.source_id, self.layout, self.subject)
 
     @property
@@ -116,7 +117,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one (step, shard) task returns: a pointer to the committed object, never data.
+    """Result of one (step, shard) task: a reference to the committed object, never data.
 
     Attributes:
         step: 'cut' or the extractor's name.
@@ -139,6 +140,10 @@ class StepResult:
     seconds: float
     is_new: bool
     failed: dict[str, str] = field(default_factory=dict)
+
+    def ref(self) -> ObjectRef:
+        """Reference of the committed object."""
+        return ObjectRef(self.step, self.key, self.digest, self.num_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,14 +63,14 @@ class ShardEntry(BaseModel):
 
 
 class SnapshotBody(BaseModel):
-    """What the id is the hash of.
+    """The content of a snapshot; its hash is the snapshot's id.
 
     Attributes:
         dataset: name of the block in datasets.yaml.
         number: 1, 2, 3 ...
         parent: id of the snapshot before, None for the first.
         config: the resolved block, without its root.
-        code_version: version of this package that published it.
+        code_version: the version of this package that published it.
         shards: sorted by id.
         tables: object with clips.parquet and sources.parquet.
         counts: sources by state, clips by outcome, frames, and so on; they close (see tasks.publish).
@@ -97,7 +97,7 @@ class SnapshotBody(BaseModel):
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
 
     def contents(self) -> dict[str, Any]:
-        """What is compared to tell whether anything changed: all but place in the line and publishing code."""
+        """The part that decides whether anything changed: all but number, parent and code version."""
         return self.model_dump(mode="json", exclude={"number", "parent", "code_version"})
 
     def objects(self) -> Iterator[ObjectRef]:
@@ -110,7 +110,7 @@ class SnapshotBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ClipRef:
-    """Where one clip lies.
+    """Location of one clip.
 
     Attributes:
         name: for people, `M003#angry#level_1#001`.
@@ -171,11 +171,8 @@ class Snapshot:
                     return snapshot
         raise ConfigError(f"{folder}: no snapshot {which!r}; there are {numbers[0]} to {numbers[-1]}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "id": self.id, "created_at": self.created_at, "body": self.body}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["store"], state["id"], state["created_at"], state["body"])
+    def __reduce__(self) -> "tuple[type[Snapshot], tuple[Path, str, str, SnapshotBody]]":
+        return type(self), (self.store, self.id, self.created_at, self.body)
 
     @cached_property
     def clip_table(self) -> pa.Table:
@@ -255,7 +252,7 @@ class Snapshot:
         return [{name: to_numpy(tables[clip.shard.shard_id], name, clip.row) for name in columns} for clip in clips]
 
     def tracks(self, clip: ClipRef) -> Row:
-        """What the cut knows of a clip per frame: landmarks, source boxes, faces, damage."""
+        """What the cut stored per frame of a clip: landmarks, source boxes, number of faces, damage."""
         return read_row(self.objects.path(clip.shard.cut.key) / TRACKS_FILE, clip.row)
 
     def _features_path(self, shard: ShardEntry, extractor: str) -> Path:
@@ -320,7 +317,7 @@ def publish(store: Path, body: SnapshotBody) -> Snapshot:
     """Publishes `body` as the next snapshot of its parent: compare and swap by exclusive creation.
 
     Raises:
-        SnapshotConflict: somebody published meanwhile; plan again on top of it.
+        SnapshotConflict: another process published meanwhile; plan again on top of it.
     """
     current = latest(store)
     if (current.id if current else None) != body.parent or body.number != (current.body.number if current else 0) + 1:

@@ -1,4 +1,4 @@
-"""Which stores this machine knows, and which of them holds a snapshot: training names data by id, never by path.
+"""The stores of this machine, and which of them holds a snapshot: training names data by id, never by path.
 
 $TALKSET_STORES is a list of folders, separated as in PATH; each is a store or holds stores. Default: ./stores.
 """

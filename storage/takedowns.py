@@ -2,8 +2,8 @@
 
     <store>/takedowns.json      {"schema_version": 1, "takedowns": [...]}, replaced whole at every change
 
-A source is known by what it contains, so it stays out when its file is renamed, copied, or comes back. What was
-published before is not touched: `Takedowns.held_in` tells which of its snapshots still hold a source.
+A source is identified by its content, so it stays out when its file is renamed, copied, or comes back. What was
+published before is not touched: `Takedowns.held_in` lists the takedowns whose source a snapshot still holds.
 """
 
 import json
@@ -31,12 +31,12 @@ class Takedown(BaseModel):
     """One withdrawn source.
 
     Attributes:
-        sha256: of the video file; '' when no table knows it any more and only shards do.
+        sha256: of the video file; '' when it stands in no table any more, only in shards.
         source_ids: every id the source is known by (they differ by audio file and spans), sorted.
-        path: what it was called, for people.
+        path: its path when it was taken down, for people.
         reason: stands in the tables of later snapshots.
         taken_at: UTC, ISO 8601.
-        who: asked for it or did it; stands in no table.
+        who: the person who asked for it or did it; stands in no table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Takedown(BaseModel):
     who: str = ""
 
     def is_same_source(self, other: "Takedown") -> bool:
-        """True when both mean one video file, or share an id."""
+        """True when both are about one video file, or share an id."""
         return (bool(self.sha256) and self.sha256 == other.sha256) or bool({*self.source_ids} & {*other.source_ids})
 
 
@@ -92,7 +92,7 @@ def load_takedowns(store: Path) -> Takedowns:
     try:
         content = json.loads(path.read_bytes())
         if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {content['schema_version']}, this version knows {SCHEMA_VERSION}")
+            raise ValueError(f"schema_version is {content['schema_version']}, this version reads {SCHEMA_VERSION}")
         return Takedowns(tuple(TypeAdapter(list[Takedown]).validate_python(content["takedowns"])))
     except FileNotFoundError:
         return NO_TAKEDOWNS
@@ -101,14 +101,14 @@ def load_takedowns(store: Path) -> Takedowns:
 
 
 def add_takedown(store: Path, takedown: Takedown) -> tuple[Takedown, bool]:
-    """Writes a takedown down.
+    """Adds a takedown to the list, or merges it with the entry of the same source.
 
     Returns:
         The entry as it now stands, and whether it is new: a source that is listed already keeps its first reason, time
         and path, and gains the ids that have become known.
 
     Raises:
-        LockedError: somebody else is writing the list.
+        LockedError: another process is writing the list.
         PreflightError: no permission to write it.
         StoreCorrupt: the list cannot be read.
     """
@@ -125,7 +125,7 @@ def remove_takedown(store: Path, takedown: Takedown) -> None:
     """Takes an entry off the list; one that is not on it is fine.
 
     Raises:
-        LockedError: somebody else is writing the list.
+        LockedError: another process is writing the list.
         PreflightError: no permission to write it.
         StoreCorrupt: the list cannot be read.
     """

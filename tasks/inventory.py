@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Inventory:
         sources: one per video file.
         num_not_selected: files that match a pattern but not its `select`.
         num_ignored: files that are no video by name and match no pattern.
-        num_not_taken: sources that this run was told to leave aside (--limit, --retry-failed).
+        num_not_taken: sources left out of this run by --limit or --retry-failed.
         taken_down: ids of withdrawn sources, sorted, whether their files are there or not; no shard may hold one.
     """
 
@@ -62,7 +62,7 @@ def take_inventory(dataset: Dataset, cache: HashCache, takedowns: Takedowns = NO
                 sources.append(_misnamed(relative))
             else:
                 num_ignored += 1
-        elif not _is_selected(match[0], match[2]):
+        elif not all(match[2].get(group) in wanted for group, wanted in match[0].select.items()):
             num_not_selected += 1
         else:
             sources.append(_unless_taken_down(_source(root, relative, *match, cache), takedowns))
@@ -113,7 +113,7 @@ def _files(root: Path) -> Iterator[str]:
 
 
 def _unlistable(error: OSError) -> None:
-    """A folder that cannot be listed would make its sources vanish without a word."""
+    """Stops the walk: sources in a folder that cannot be listed would be missing without notice."""
     raise PreflightError(
         f"{error.filename}: cannot be listed ({error.strerror}); mend that and refresh again"
     ) from error
@@ -125,10 +125,6 @@ def _match(dataset: Dataset, relative: str) -> tuple[Layout, str, dict[str, str]
         if found:
             return layout, name, {key: value or "" for key, value in found.groupdict().items()}
     return None
-
-
-def _is_selected(layout: Layout, groups: Mapping[str, str]) -> bool:
-    return all(groups.get(key) in wanted for key, wanted in layout.select.items())
 
 
 def _misnamed(relative: str) -> Source:
@@ -154,7 +150,8 @@ def _source(
         path=escape_path(relative),
         path_hex=os.fsencode(relative).hex(),
         layout=layout_name,
-        name=_name(layout, labels),
+        # {span} is known only when the source is cut: it stays in the name until then.
+        name=layout.name.format_map({**labels, "span": "{span}"}),
         subject=layout.subject.format_map(labels),
         labels={key: value for key, value in labels.items() if key != "subject"},
     )
@@ -176,11 +173,6 @@ def _source(
     if facts.num_bytes == 0:
         return replace(read, reason=Reason.EMPTY, detail="the file has no bytes")
     return replace(read, audio_path_hex=audio_path_hex, audio_sha256=audio_sha256)
-
-
-def _name(layout: Layout, groups: dict[str, str]) -> str:
-    # {span} is known only when the source is cut: it stays in the name until then.
-    return layout.name.format_map({**groups, "span": "{span}"})
 
 
 def _refusal(root: Path, relative: str) -> tuple[Reason, str] | None:

@@ -18,7 +18,7 @@ from storage.emotions import canonical_emotion
 from storage.errors import AccountingError, Reason
 from storage.keys import object_key
 from storage.objects import ObjectRef, ObjectStore
-from storage.records import ShardResults, Source, State, StepResult
+from storage.records import ShardResults, Source, State
 from storage.snapshot import CLIPS_TABLE, FEATURES_TABLE, SOURCES_TABLE, ShardEntry, Snapshot, SnapshotBody
 from storage.tables import Column, Row, read_numbers, read_table, write_scalars
 from storage.timelaw import FPS
@@ -71,7 +71,7 @@ def publish_snapshot(dataset: Dataset, store: Path, found: RefreshResults, code_
 
     Raises:
         AccountingError: a source or clip is in no state or in two; nothing was published.
-        SnapshotConflict: somebody else published meanwhile.
+        SnapshotConflict: another process published meanwhile.
     """
     objects = ObjectStore(store)
     # In one order whatever was there already and whatever was computed in this run: the id depends on it.
@@ -88,7 +88,16 @@ def publish_snapshot(dataset: Dataset, store: Path, found: RefreshResults, code_
         parent=parent.id if parent else None,
         config=_config(dataset),
         code_version=code_version,
-        shards=tuple(_entry(result) for result in results),
+        shards=tuple(
+            ShardEntry(
+                shard_id=result.shard.shard_id,
+                members=result.members,
+                minutes=result.shard.minutes,
+                cut=result.cut.ref(),
+                features={name: feature.ref() for name, feature in sorted(result.features.items())},
+            )
+            for result in results
+        ),
         tables=_commit_tables(objects, clips, sources, scores),
         counts=_counts(found.inventory, sources, clips),
         splits=dict(sorted(Counter(_kept(clips, "split")).items())),
@@ -160,7 +169,7 @@ def _source_row(
 def _state_of(
     source: Source, source_id: str, plan: Plan, cut: Mapping[str, Any], failed: Mapping[str, str]
 ) -> tuple[State | None, str, str, str]:
-    """(state, reason, detail, duplicate_of); no state when nobody has dealt with the source."""
+    """(state, reason, detail, duplicate_of); no state when no step has handled the source."""
     if source.reason is not None:
         return State.REJECTED, source.reason.value, source.detail, ""
     if source.error:
@@ -323,20 +332,6 @@ def _kept(clips: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
 
 
 # ---- objects
-
-
-def _entry(result: ShardResults) -> ShardEntry:
-    return ShardEntry(
-        shard_id=result.shard.shard_id,
-        members=result.members,
-        minutes=result.shard.minutes,
-        cut=_ref(result.cut),
-        features={name: _ref(feature) for name, feature in sorted(result.features.items())},
-    )
-
-
-def _ref(result: StepResult) -> ObjectRef:
-    return ObjectRef(result.step, result.key, result.digest, result.num_bytes)
 
 
 def _commit_tables(

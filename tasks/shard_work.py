@@ -1,4 +1,4 @@
-"""Pending: what of a plan is in the store already, and what has to be computed."""
+"""Shard work: the objects of a plan that the store already holds, and those that have to be computed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ from tasks.step_keys import cut_key, feature_key
 
 @dataclass(slots=True)
 class ShardWork:
-    """One shard with what exists of it.
+    """One shard and its committed objects.
 
     Attributes:
-        shard: which.
+        shard: the shard.
         members: all its sources, in its order.
         sources: those that are still there.
         cut: the committed cut, None when it has to be made.
@@ -82,7 +82,7 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel], dataset
 
 
 def _check_thresholds(dataset: Dataset, names: Sequence[str]) -> None:
-    """A threshold on a score that nobody computes would keep or drop everything unseen."""
+    """Refuses thresholds on scores that no extractor computes: they would keep or drop every clip."""
     found = features.discover()
     scores = [
         f"{name}_{column.name}"
@@ -99,7 +99,7 @@ def _check_thresholds(dataset: Dataset, names: Sequence[str]) -> None:
 def find_work(
     plan: Plan, known: Mapping[str, Member], dataset: Dataset, params: Mapping[str, BaseModel], store: ObjectStore
 ) -> list[ShardWork]:
-    """Every shard of the plan with what is committed of it under today's keys."""
+    """Every shard of the plan, with the objects that are committed under today's keys."""
     return [_shard_work(shard, plan, known, dataset, params, store) for shard in plan.shards]
 
 
@@ -130,7 +130,8 @@ def _shard_work(
     key, _ = cut_key(dataset, members)
     if not store.exists(key):
         return work
-    work.cut = _found("cut", shard, key, store, _num_stored(store, key))
+    is_stored = read_table(store.path(key) / CLIPS_FILE, ["is_stored"])["is_stored"].to_pylist()
+    work.cut = _found("cut", shard, key, store, sum(is_stored))
     for name, param in params.items():
         required = features.discover()[name].REQUIRES
         needs = {need: work.features[need].key for need in required if need in work.features}
@@ -151,7 +152,3 @@ def subject_groups(members: Sequence[Member]) -> tuple[int, ...]:
 def _found(step: str, shard: Shard, key: str, store: ObjectStore, num_clips: int) -> StepResult:
     ref = store.open(key)
     return StepResult(step, shard.shard_id, shard.source_ids, key, ref.digest, ref.num_bytes, num_clips, 0.0, False)
-
-
-def _num_stored(store: ObjectStore, key: str) -> int:
-    return sum(read_table(store.path(key) / CLIPS_FILE, ["is_stored"])["is_stored"].to_pylist())

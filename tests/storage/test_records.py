@@ -77,9 +77,11 @@ def test_a_record_of_records_is_a_json_document() -> None:
     class Change:
         from_: tuple[int, ...]
         to: Span
+        note: str | None
 
-    document = as_json({"a": [Change((1, 2), Span(0.0, 1.0))]})
-    assert document == {"a": [{"from": [1, 2], "to": {"start_s": 0.0, "end_s": 1.0, "box": None}}]}
+    document = as_json({"a": [Change((1, 2), Span(0.0, 1.0), None)]})
+    # `box` defaults to None and is left out; `note` has no default and stays.
+    assert document == {"a": [{"from": [1, 2], "to": {"start_s": 0.0, "end_s": 1.0}, "note": None}]}
     assert as_json(Takedown(sha256="", source_ids=("0" * 20,), path="p", reason="r", taken_at="t")) == {
         "sha256": "", "source_ids": ["0" * 20], "path": "p", "reason": "r", "taken_at": "t", "who": "",
     }  # fmt: skip
