@@ -560,7 +560,7 @@ def test_a_photo_speaks(lab: Path, media: Path, tmp_path: Path, photo: str) -> N
     """The whole speech of a clip: the time law holds, and the face moves."""
     speech, out = media / "surprise_512_25fps_3s.mp4", tmp_path / "out.mp4"
     checkpoints = ("--checkpoint", lab / "full.pt", "--mouth-checkpoint", lab / "Audio2Lip.pt", "--device", "cpu")
-    answer("animate", media / photo, "--audio", speech, "--out", out, *checkpoints)
+    answer("animate", "edtalk", media / photo, "--audio", speech, "--out", out, *checkpoints)
     track = read_audio(speech)
     assert track is not None
     num_frames = len(track.samples) // 640
