@@ -50,7 +50,8 @@ class ClipRule(Block):
 
     Attributes:
         length_s: seconds per clip, or 'whole' for one clip per take.
-        min_tail_s: shortest remainder that is still a clip; shorter ones are dropped with TOO_SHORT.
+        min_tail_s: shortest remainder that is still a clip, whole takes included; shorter ones are dropped with
+            TOO_SHORT.
         max_s: a whole take longer than this is split into windows of this length.
     """
 
@@ -243,7 +244,7 @@ class Dataset(Block):
         root: folder of the raw files; `${VAR}` and `${VAR:-default}` are filled from the environment.
         layouts: tried in order; the first pattern that matches a path takes it.
         shard_minutes: video time per shard; never derived from the number of workers.
-        features: extractor -> parameters.
+        features: extractor -> parameters; `landmarks` must be among them.
         thresholds: score column -> bounds.
         training: when a snapshot is worth a training run. Not part of the data: changing it publishes nothing.
         resources: step ('cut' or an extractor) -> what a worker of a Dask cluster must offer, such as {GPU: 1}.
